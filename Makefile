@@ -1,0 +1,68 @@
+# Tidegate: `make demo` shows the whole chain, `make test` proves it. Both do all the set-up they need.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONPATH := $(CURDIR):$(CURDIR)/operator:$(CURDIR)/trainer_image:$(CURDIR)/serving_image
+FAST := not apiserver and not cluster and not mlflow and not slow and not triton
+
+.PHONY: help venv check lint test demo up down load generate lock benchmarks clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+demo: venv ## Local cluster, training, releases, bad releases: the whole chain, live
+	$(BIN)/python -m dev.demo
+
+test: lint ## Every check and every test, end to end included
+	@echo "==> all tests (unit, real API server, real Triton and Envoy, end to end on the local cluster)"
+	$(BIN)/python -m dev.cluster prepare
+	$(BIN)/python -m pytest
+
+check: lint ## Lint, types and the fast tests
+	$(BIN)/python -m pytest -m "$(FAST)" -q
+
+lint: venv
+	@echo "==> lint, types, layers, generated files"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m tidegate.api.crd --check
+	$(BIN)/python -m tidegate.api.reference --check
+
+up: venv ## Start the local cluster and load the images
+	$(BIN)/python -m dev.cluster up
+	$(BIN)/python -m dev.cluster load
+
+down: ## Stop the local cluster; nothing is left running
+	$(PYTHON) -m dev.cluster down
+
+load: venv ## Build the images and load them into the local cluster
+	$(BIN)/python -m dev.cluster load
+
+generate: venv ## Write the CRDs, the chart's copy, the reference pages and the contract schemas anew
+	$(BIN)/python -m tidegate.api.crd
+	$(BIN)/python -m tidegate.api.reference
+	$(BIN)/python -m tidegate_trainer.contract
+	$(BIN)/python -m tidegate_serving.contract
+
+benchmarks: venv ## Measure what docs/benchmarks.md states
+	$(BIN)/python -m tests.benchmarks
+
+lock: venv ## Pin every dependency anew, with hashes
+	$(BIN)/python -m dev.lock
+
+# The stamp holds the checksum of the lock: another checkout or a changed lock installs again, an unchanged one does nothing.
+venv:
+	@want=$$(sha256sum dev/requirements.txt | cut -d' ' -f1); \
+	if [ "$$(cat $(VENV)/.lock 2>/dev/null)" != "$$want" ]; then \
+	  echo "==> Python packages into $(VENV) (first time about three minutes; torch is large)"; \
+	  $(PYTHON) -c 'import sys; sys.exit("Tidegate needs Python 3.11 or newer; set PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else None' && \
+	  { [ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV); } && \
+	  $(BIN)/python -m pip install --quiet --require-hashes -r dev/requirements.txt && \
+	  echo "$$want" > $(VENV)/.lock; \
+	fi
+
+clean: down ## Remove the virtual environment and the caches of tools
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
