@@ -1,0 +1,641 @@
+"""Deployment (tidegate.dev): serves a model and releases its versions under the eyes of its metrics."""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from tidegate.api.base import (
+    ComputeResources,
+    Condition,
+    Digest,
+    Duration,
+    MetricName,
+    Model,
+    ObjectName,
+    Percent,
+    Resource,
+    StatusModel,
+    Timestamp,
+)
+from tidegate.api.route import Sticky
+from tidegate.api.rules import MODEL_DEFAULT, Between, rule, ruled, unique
+
+__all__ = [
+    "ActiveCanary",
+    "ActiveStable",
+    "ActiveVariant",
+    "Analysis",
+    "Canary",
+    "Command",
+    "CommandName",
+    "Decision",
+    "Deployment",
+    "DeploymentPhase",
+    "DeploymentSpec",
+    "DeploymentStatus",
+    "Draining",
+    "HistoryEntry",
+    "Immediate",
+    "MetricResult",
+    "MetricSpec",
+    "NoDataPolicy",
+    "Outcome",
+    "RejectedVersion",
+    "Retreat",
+    "Rollback",
+    "Serving",
+    "Step",
+    "Strategy",
+    "StrategyType",
+    "Traffic",
+    "Triton",
+    "Verdict",
+    "Wait",
+]
+
+
+class Triton(Model):
+    """Settings of Triton Inference Server."""
+
+    max_batch_size: Annotated[int, Field(ge=0, le=4096)] = 64
+    """Largest batch that Triton forms; 0 turns batching off."""
+    max_queue_delay_microseconds: Annotated[int, Field(ge=0, le=1_000_000)] = 500
+    """How long a request may wait for others to be batched with, in microseconds."""
+    instances: Annotated[int, Field(ge=1, le=64)] = 1
+    """Model instances in one server."""
+    warmup: bool = True
+    """Run one inference before the model is called ready."""
+
+
+class Serving(Model):
+    """How one version is served."""
+
+    replicas: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Pods of the stable version; a canary gets its share of them, at least one."""
+    resources: ComputeResources = ComputeResources()
+    """CPU, memory and GPUs of one Triton server."""
+    triton: Triton = Triton()
+    """Settings of the server."""
+
+
+class Step(Model):
+    """One step of a canary release; exactly one field is set."""
+
+    model_config = ruled(
+        rule(
+            "[has(self.setPercent), has(self.hold), has(self.pause)].filter(x, x).size() == 1",
+            "set exactly one of setPercent, hold and pause in a step; write two steps for two things",
+        ),
+    )
+
+    set_percent: Percent | None = None
+    """Give the canary this share."""
+    hold: Annotated[Duration, Between("1s", "720h")] | None = None
+    """Stay here for this long, under analysis."""
+    pause: Annotated[dict[str, Any], Field(max_length=0)] | None = None
+    """Stay here until a person promotes; write ``pause: {}``."""
+
+
+class Canary(Model):
+    """Moves the traffic in steps."""
+
+    model_config = ruled(
+        *(
+            rule(
+                f"!has(self.steps) || !has(self.{name})",
+                f"{name} has no effect beside steps; remove one of the two",
+                field=name,
+            )
+            for name in ("initialPercent", "incrementPercent", "interval")
+        ),
+        rule(
+            "!has(self.steps) || self.steps.filter(s, has(s.setPercent)).map(s, s.setPercent).isSorted()",
+            "the share of a canary only grows; order setPercent from small to large",
+            field="steps",
+        ),
+    )
+
+    initial_percent: Annotated[float, Field(gt=0, le=100)] = Field(default=5, json_schema_extra=MODEL_DEFAULT)
+    """First share of the canary."""
+    increment_percent: Annotated[float, Field(ge=0.1, le=100)] = Field(default=10, json_schema_extra=MODEL_DEFAULT)
+    """How much the share grows at each step."""
+    interval: Annotated[Duration, Between("1s", "720h")] = Field(
+        default="30m", validate_default=True, json_schema_extra=MODEL_DEFAULT
+    )
+    """How long each share is held under analysis."""
+    steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=100)] | None = None
+    """Explicit steps instead of initialPercent, incrementPercent and interval."""
+    bake: Annotated[Duration, Between("0s", "720h")] = Field(default="0s", validate_default=True)
+    """How long the analysis watches on after 100 %, with the former version ready to take over."""
+
+
+class Immediate(Model):
+    """One switch, then a time of watching."""
+
+    bake: Annotated[Duration, Between("0s", "720h")] = Field(default="10m", validate_default=True)
+    """How long the analysis watches after the switch, with the former version ready to take over."""
+
+
+class StrategyType(StrEnum):
+    """How traffic moves to a new version."""
+
+    CANARY = "Canary"
+    IMMEDIATE = "Immediate"
+
+
+class Strategy(Model):
+    """How traffic moves to a new version."""
+
+    model_config = ruled(
+        rule(
+            "!has(self.canary) || self.type == 'Canary'",
+            "canary has no effect with another type; remove it or set type: Canary",
+            field="canary",
+        ),
+        rule(
+            "!has(self.immediate) || self.type == 'Immediate'",
+            "immediate has no effect with another type; remove it or set type: Immediate",
+            field="immediate",
+        ),
+    )
+
+    type: StrategyType = StrategyType.CANARY
+    """Canary moves in steps; Immediate switches once and watches."""
+    canary: Canary = Field(default=Canary(), json_schema_extra=MODEL_DEFAULT)
+    """Settings of Canary."""
+    immediate: Immediate = Field(default=Immediate(), json_schema_extra=MODEL_DEFAULT)
+    """Settings of Immediate."""
+
+
+class NoDataPolicy(StrEnum):
+    """What a metric without data means."""
+
+    HOLD = "Hold"
+    FAIL = "Fail"
+    PASS = "Pass"
+
+
+_BUILT_IN = "(self.name in ['errorRate', 'latencyP50', 'latencyP95', 'latencyP99', 'requestRate'])"
+_METRIC_RULES = (
+    rule(
+        "has(self.min) || has(self.max) || has(self.maxMilliseconds) || has(self.maxDrop)",
+        "a metric without a bound decides nothing; set min, max, maxMilliseconds or maxDrop",
+    ),
+    rule(
+        f"{_BUILT_IN} || has(self.query) || (has(self.source) && self.source == 'Outcomes')",
+        "no metric of this name is built in; use errorRate, latencyP50, latencyP95, latencyP99 or requestRate,"
+        " or set source: Outcomes or query",
+        field="name",
+    ),
+    rule(
+        f"!{_BUILT_IN} || !has(self.query)",
+        "this name is built in and needs no query; remove query or choose another name",
+        field="query",
+    ),
+    rule(
+        f"!{_BUILT_IN} || !has(self.source) || self.source == 'Envoy'",
+        "this name is built in and comes from Envoy; remove source or choose another name",
+        field="source",
+    ),
+    rule(
+        "!has(self.query) || !has(self.source)",
+        "source has no effect beside query; remove one of the two",
+        field="source",
+    ),
+    rule(
+        "!has(self.query) || !has(self.minSamples) || self.minSamples == 0",
+        "nobody knows how many samples are behind a query; remove minSamples",
+        field="minSamples",
+    ),
+    rule(
+        "!has(self.maxMilliseconds) || self.name.startsWith('latency') && !has(self.query)",
+        "maxMilliseconds is for latencyP50, latencyP95 and latencyP99; write max instead",
+        field="maxMilliseconds",
+    ),
+    rule(
+        "!has(self.maxMilliseconds) || !has(self.max)",
+        "max and maxMilliseconds are the same bound; remove one of the two",
+        field="max",
+    ),
+    rule(
+        "!has(self.min) || !has(self.max) || self.min <= self.max",
+        "max is below min, no value can pass; raise max or lower min",
+        field="max",
+    ),
+    rule(
+        "!has(self.failAbove) || (has(self.max) && self.failAbove >= self.max)"
+        " || (has(self.maxMilliseconds) && self.failAbove >= self.maxMilliseconds)",
+        "failAbove needs max (or maxMilliseconds) and has to be at least that",
+        field="failAbove",
+    ),
+    rule(
+        "!has(self.failBelow) || (has(self.min) && self.failBelow <= self.min)",
+        "failBelow needs min and has to be at most that",
+        field="failBelow",
+    ),
+    rule(
+        "!has(self.maxDrop) || has(self.query) || (has(self.source) && self.source == 'Outcomes')",
+        "maxDrop is for metrics where more is better: source: Outcomes or query; remove it or set max",
+        field="maxDrop",
+    ),
+)
+
+
+class MetricSpec(Model):
+    """One metric and its bounds; a value outside fails the release."""
+
+    model_config = ruled(*_METRIC_RULES)
+
+    name: MetricName
+    """errorRate, latencyP50, latencyP95, latencyP99, requestRate; or a name of your own with source or query."""
+    source: Literal["Envoy", "Outcomes"] = Field(default="Envoy", json_schema_extra=MODEL_DEFAULT)
+    """Envoy: series of the proxies. Outcomes: counters tidegate_outcomes_total and tidegate_outcomes_positive_total."""
+    query: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    """PromQL that gives one number; {{ version }}, {{ stable }}, {{ deployment }}, {{ namespace }} and {{ window }} are
+    filled in."""
+    min: float | None = None
+    """The value passes if it is at least this."""
+    max: float | None = None
+    """The value passes if it is at most this."""
+    max_milliseconds: Annotated[float, Field(gt=0)] | None = None
+    """The latency passes if it is at most this, in milliseconds."""
+    fail_below: float | None = None
+    """The value fails only below this; between failBelow and min it is Inconclusive."""
+    fail_above: float | None = None
+    """The value fails only above this; between max and failAbove it is Inconclusive."""
+    max_drop: Annotated[float, Field(ge=0)] | None = None
+    """The value may be at most this much below that of the stable version over the same time."""
+    min_samples: Annotated[int, Field(ge=0)] = 0
+    """Fewer samples (requests, outcomes) are Inconclusive."""
+    no_data: NoDataPolicy = NoDataPolicy.HOLD
+    """What no data means: Hold (default), Fail or Pass."""
+    failure_limit: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Failed measurements that are tolerated in one release."""
+    error_limit: Annotated[int, Field(ge=0, le=1000)] = 4
+    """Consecutive errors of the metric source that are tolerated before people are told; never a rollback."""
+    inconclusive_limit: Annotated[int, Field(ge=0, le=100000)] | None = None
+    """Inconclusive measurements in a row after which the release waits for a person; without it, it just holds."""
+    initial_delay: Annotated[Duration, Between("0s", "168h")] = Field(default="0s", validate_default=True)
+    """Time after the first traffic before this metric is measured."""
+    dry_run: bool = False
+    """Measure and report, but decide nothing."""
+
+
+class Analysis(Model):
+    """What decides whether a release goes on."""
+
+    model_config = ruled(
+        unique("metrics", "two metrics have one name; rename one"),
+        rule(
+            "!has(self.window) || duration(self.window) >= duration(self.interval)",
+            "window is shorter than interval, and some requests would never be looked at; raise window",
+            field="window",
+        ),
+    )
+
+    interval: Annotated[Duration, Between("1s", "24h")] = Field(default="30s", validate_default=True)
+    """Time between two measurements."""
+    window: Annotated[Duration, Between("1s", "168h")] | None = None
+    """Time that one measurement looks back over, not beyond the canary's first traffic; ten intervals without it."""
+    max_hold: Annotated[Duration, Between("1s", "720h")] = Field(default="1h", validate_default=True)
+    """Longest time a step waits for data before people are told; it still goes on by itself when data comes."""
+    metrics: Annotated[tuple[MetricSpec, ...], Field(max_length=32)] = ()
+    """The metrics. Without any, steps go by time alone."""
+
+
+class Traffic(Model):
+    """How requests reach the versions."""
+
+    provider: Literal["Envoy"] = "Envoy"
+    """Who splits the traffic; Envoy is built in."""
+    sticky: Sticky | None = None
+    """Keep a user on one version."""
+
+
+class Rollback(Model):
+    """How a release is taken back."""
+
+    automatic: bool = True
+    """Roll back when the analysis fails; otherwise stop and wait for a person."""
+    window: Annotated[int, Field(ge=0, le=20)] = 3
+    """Going back to one of this many last healthy versions takes no steps."""
+    capacity_first: bool = True
+    """Wait until the stable version has all its pods before it takes the traffic back."""
+    drain_delay: Annotated[Duration, Between("0s", "1h")] = Field(default="10s", validate_default=True)
+    """Time between weight 0 and the removal of a version's pods."""
+
+
+class DeploymentSpec(Model):
+    """Which version to serve, how, and how to get there."""
+
+    model_version: ObjectName
+    """The ModelVersion to serve; the only field to change for a release."""
+    serving: Serving = Serving()
+    """How it is served."""
+    strategy: Strategy = Strategy()
+    """How traffic moves to a new version."""
+    analysis: Analysis = Analysis()
+    """What decides whether a release goes on."""
+    traffic: Traffic = Traffic()
+    """How requests reach the versions."""
+    rollback: Rollback = Rollback()
+    """How a release is taken back."""
+    progress_deadline: Annotated[Duration, Between("5s", "24h")] = Field(default="10m", validate_default=True)
+    """How long to wait for ready pods or for the proxies before a release is taken back or people are told."""
+    paused: bool = False
+    """Hold a release where it is; analysis and rollback go on."""
+
+
+class DeploymentPhase(StrEnum):
+    """The state in one word, for people; the conditions are the contract."""
+
+    PROGRESSING = "Progressing"
+    PAUSED = "Paused"
+    HEALTHY = "Healthy"
+    ROLLED_BACK = "RolledBack"
+    DEGRADED = "Degraded"
+
+
+class Verdict(StrEnum):
+    """What a measurement says."""
+
+    PASS = "Pass"
+    FAIL = "Fail"
+    INCONCLUSIVE = "Inconclusive"
+    NO_DATA = "NoData"
+    ERROR = "Error"
+
+
+class Outcome(StrEnum):
+    """How a release ended."""
+
+    PROMOTED = "Promoted"
+    ROLLED_BACK = "RolledBack"
+    SUPERSEDED = "Superseded"
+    ABORTED = "Aborted"
+
+
+class CommandName(StrEnum):
+    """What a person can ask for once."""
+
+    PROMOTE = "Promote"
+    PROMOTE_FULLY = "PromoteFully"
+    ABORT = "Abort"
+    RETRY = "Retry"
+
+
+class Command(StatusModel):
+    """A command that a person gave; consumed once."""
+
+    id: str
+    """Unique id of the command."""
+    command: Annotated[str, Field(max_length=64)]
+    """What was asked for: Promote, PromoteFully, Abort or Retry."""
+    by: str = ""
+    """Who asked."""
+    at: Timestamp | None = None
+    """When."""
+    result: str = ""
+    """What came of it; a refused command says why."""
+
+
+class Retreat(StatusModel):
+    """Why the traffic of a canary goes back to the stable version."""
+
+    outcome: Outcome
+    """RolledBack, Aborted or Superseded."""
+    reason: str
+    """Why, in one word."""
+    message: str = ""
+    """Why, in a sentence."""
+    at: Timestamp
+    """When it was decided."""
+
+
+class Wait(StatusModel):
+    """What the Deployment waits for."""
+
+    reason: str
+    """What for, in one word."""
+    since: Timestamp
+    """Since when."""
+
+
+class ActiveVariant(StatusModel):
+    """The version that a running ABTest sends a share of the users to."""
+
+    test: str
+    """The ABTest."""
+    variant: str
+    """Its arm."""
+    model_version: str
+    """The ModelVersion."""
+    digest: Digest
+    """Checksum of its artifact."""
+    percent: Percent = 0
+    """Its confirmed share of the traffic."""
+    ready_replicas: int = 0
+    """Its ready pods."""
+
+
+class ActiveStable(StatusModel):
+    """The version that serves."""
+
+    model_version: str
+    """The ModelVersion."""
+    digest: Digest
+    """Checksum of its artifact."""
+    percent: Percent = 0
+    """Its confirmed share of the traffic."""
+    ready_replicas: int = 0
+    """Its ready pods."""
+
+
+class ActiveCanary(StatusModel):
+    """The version that is being released."""
+
+    model_version: str
+    """The ModelVersion."""
+    digest: Digest
+    """Checksum of its artifact."""
+    percent: Percent = 0
+    """Its confirmed share of the traffic."""
+    target_percent: Percent = 0
+    """The share that was decided last; percent follows when the proxies confirm it."""
+    ready_replicas: int = 0
+    """Its ready pods."""
+    step: int = 0
+    """Step in progress, from 0."""
+    steps: int = 0
+    """Number of steps."""
+    steps_hash: str = ""
+    """Fingerprint of the steps; when the spec changes them, they begin anew with the same pods."""
+    attempt: int = 1
+    """How often this digest has been tried."""
+    started_at: Timestamp
+    """Start of the release."""
+    step_started_at: Timestamp | None = None
+    """When the proxies confirmed the share of this step; its time counts from here."""
+    first_traffic_at: Timestamp | None = None
+    """When the proxies first confirmed a share above 0."""
+    baking_since: Timestamp | None = None
+    """When the share reached 100 and the bake time began."""
+    fast: bool = False
+    """No steps, no analysis, no bake: the first release, a return within the rollback window, or promoted fully."""
+    retreat: Retreat | None = None
+    """Set once its traffic goes back to the stable version."""
+
+
+class MetricResult(StatusModel):
+    """The last measurement of one metric and its counters."""
+
+    name: str
+    """Name of the metric."""
+    verdict: Verdict
+    """What it says."""
+    value: float | None = None
+    """The value of the canary."""
+    stable_value: float | None = None
+    """The value of the stable version, where it is compared."""
+    samples: int | None = None
+    """Requests or outcomes behind the value."""
+    message: str = ""
+    """Value and bound in words."""
+    at: Timestamp | None = None
+    """When it was measured."""
+    measurements: int = 0
+    """Measurements in this release."""
+    failures: int = 0
+    """Failed measurements in this release."""
+    consecutive_errors: int = 0
+    """Errors of the source in a row."""
+    consecutive_inconclusive: int = 0
+    """Inconclusive measurements in a row."""
+    dry_run: bool = False
+    """It decides nothing."""
+
+
+class RejectedVersion(StatusModel):
+    """A version that was rolled back and is not tried again until the spec changes or a person says retry."""
+
+    model_version: str
+    """The ModelVersion."""
+    digest: Digest
+    """Checksum of its artifact."""
+    reason: str
+    """Why, in one word."""
+    message: str = ""
+    """Why, in a sentence."""
+    at: Timestamp
+    """When."""
+    attempts: int = 1
+    """How often it has been tried."""
+    lifted: bool = False
+    """No longer in force: the spec has asked for another version since, or a person said retry."""
+
+
+class HistoryEntry(StatusModel):
+    """A release that ended."""
+
+    model_version: str
+    """The ModelVersion."""
+    digest: Digest
+    """Checksum of its artifact."""
+    outcome: Outcome
+    """How it ended."""
+    from_: str | None = Field(default=None, alias="from")
+    """The version that served before."""
+    reason: str = ""
+    """Why, in one word."""
+    started_at: Timestamp | None = None
+    """When it began."""
+    at: Timestamp
+    """When it ended."""
+
+
+class Decision(StatusModel):
+    """One thing the operator did, and why."""
+
+    at: Timestamp
+    """When."""
+    action: str
+    """What was done, for example SetPercent."""
+    model_version: str | None = None
+    """The version it is about."""
+    from_: float | None = Field(default=None, alias="from")
+    """Share before."""
+    to: float | None = None
+    """Share after."""
+    reason: str
+    """Why, in one word."""
+    message: str = ""
+    """Why, in a sentence."""
+    evidence: dict[str, str] = Field(default_factory=dict)
+    """The numbers behind it."""
+
+
+class Draining(StatusModel):
+    """A version without traffic whose pods are kept for the drain delay."""
+
+    model_version: str
+    """The ModelVersion."""
+    digest: Digest
+    """Checksum of its artifact."""
+    since: Timestamp | None = None
+    """When the proxies confirmed weight 0; none while that is awaited."""
+
+
+class DeploymentStatus(StatusModel):
+    """Observed state of a Deployment."""
+
+    observed_generation: int | None = None
+    """The generation that this status is about."""
+    phase: DeploymentPhase = DeploymentPhase.PROGRESSING
+    """State in one word."""
+    message: str = ""
+    """What it is doing or waiting for, and why, in one sentence."""
+    endpoint: str | None = None
+    """Address that clients use."""
+    stable: ActiveStable | None = None
+    """The version that serves."""
+    canary: ActiveCanary | None = None
+    """The version that is being released."""
+    experiment: ActiveVariant | None = None
+    """The arm of a running ABTest."""
+    draining: Annotated[tuple[Draining, ...], Field(max_length=8)] = ()
+    """Versions that lost their traffic and whose pods are about to be removed."""
+    analysis: tuple[MetricResult, ...] = ()
+    """The last measurements."""
+    analysed_at: Timestamp | None = None
+    """When the metrics were last measured."""
+    holding_since: Timestamp | None = None
+    """Since when the step waits for data or evidence."""
+    waiting: Wait | None = None
+    """What it waits for otherwise; its deadlines count from here."""
+    rejected: Annotated[tuple[RejectedVersion, ...], Field(max_length=10)] = ()
+    """Versions that were rolled back."""
+    history: Annotated[tuple[HistoryEntry, ...], Field(max_length=20)] = ()
+    """The last releases, newest first."""
+    decisions: Annotated[tuple[Decision, ...], Field(max_length=30)] = ()
+    """The last decisions, newest first."""
+    last_command: Command | None = None
+    """The last command that was consumed."""
+    conditions: tuple[Condition, ...] = ()
+    """Ready, Reconciling, Stalled."""
+
+
+class Deployment(Resource):
+    """Serves one model at one stable address, and moves its traffic to a new version while the metrics allow it."""
+
+    model_config = ruled(
+        rule(
+            'self.metadata.name.matches(r"^[a-z]([a-z0-9-]*[a-z0-9])?$") && size(self.metadata.name) <= 46',
+            "metadata.name becomes the name of a Service and of the model in its address; write at most 46 characters:"
+            " a lower-case letter, then lower-case letters, digits and '-'",
+        ),
+    )
+
+    kind: Literal["Deployment"] = "Deployment"
+    spec: DeploymentSpec
+    status: DeploymentStatus = DeploymentStatus()
