@@ -1,0 +1,41 @@
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from dev.cluster.errors import ClusterError
+from dev.cluster.network import check_free
+from dev.cluster.settings import Network, find_folders, find_network
+
+
+def test_folders_follow_the_xdg_variables():
+    folders = find_folders({"HOME": "/home/ada", "XDG_CACHE_HOME": "/big/cache"})
+    assert folders.cache == Path("/big/cache/tidegate")
+    assert folders.state == Path("/home/ada/.local/state/tidegate/cluster")
+
+
+def test_folders_can_be_moved_one_by_one():
+    folders = find_folders({"HOME": "/home/ada", "TIDEGATE_CACHE": "/big", "TIDEGATE_STATE": "/fast"})
+    assert (folders.cache, folders.state) == (Path("/big"), Path("/fast"))
+
+
+def test_addresses_never_overlap_and_all_lie_within_one_network():
+    network = find_network({"TIDEGATE_NETWORK": "10.99.0.0/16"})
+    link = IPv4Network(f"{network.host_address}/{network.link_prefix}", strict=False)
+    ranges = [network.pods, network.services, link]
+    assert all(each.subnet_of(IPv4Network("10.99.0.0/16")) for each in ranges)
+    assert not any(a.overlaps(b) for a in ranges for b in ranges if a is not b)
+    assert network.node_address == "10.99.64.2"
+    assert network.dns_service == "10.99.32.10"
+
+
+@pytest.mark.parametrize("text", ["10.99.0.0/24", "not a network", "10.99.1.0/16"])
+def test_a_bad_network_is_refused_by_name(text: str):
+    with pytest.raises(ClusterError, match="TIDEGATE_NETWORK"):
+        find_network({"TIDEGATE_NETWORK": text})
+
+
+def test_a_network_that_the_machine_uses_is_refused_with_the_remedy():
+    with pytest.raises(ClusterError, match=r"route to 10\.213\.4\.0/24.*TIDEGATE_NETWORK"):
+        check_free(Network().everything, [IPv4Network("10.213.4.0/24")])
+    check_free(Network().everything, [IPv4Network("192.168.0.0/16")])
