@@ -1,0 +1,244 @@
+"""The way forward: start, pods, share, confirmed by the proxies, held under analysis, next step, bake, promotion."""
+
+from datetime import timedelta
+
+from tidegate.api.base import format_duration
+from tidegate.api.deployment import ActiveCanary, ActiveStable, MetricResult, Outcome
+from tidegate.api.model_version import Role
+from tidegate.domain.analysis import Conclusion, Say
+from tidegate.domain.measuring import assess_gate
+from tidegate.domain.reasons import Action, Reason
+from tidegate.domain.release import ModelState, VersionID
+from tidegate.domain.retreat import stable_can_take_all
+from tidegate.domain.situation import Situation, identify
+from tidegate.domain.steps import FAST_STEPS, fingerprint
+
+__all__ = [
+    "adopt",
+    "advance",
+    "confirm_step",
+    "find_block",
+    "mark_holding",
+    "pass_step",
+    "restart_steps",
+    "set_share",
+    "start",
+]
+
+
+def adopt(s: Situation) -> Situation:
+    """Take the version that the Route serves for stable when the status was lost, for example by a restored backup."""
+    if s.status.stable is not None or s.status.canary is not None:
+        return s
+    served = [each.version for each in s.observed.route.backends if each.role is Role.STABLE]
+    found = next((version for version in served if version in s.observed.workloads), None)
+    if found is None or (found == s.target and _can_start(s)):
+        return s
+    stable = ActiveStable(model_version=found.model_version, digest=found.digest)
+    message = "the status was lost; the Route says that this version serves"
+    return s.update(stable=stable).decide(Action.ADOPT, Reason.STATUS_LOST, message, version=found)
+
+
+def start(s: Situation) -> Situation:
+    """Start the release of the version that the spec asks for, if nothing stands in its way."""
+    target = s.target
+    if target is None or s.canary_id is not None or target == s.stable_id or not _can_start(s):
+        return s
+    reason, message = _why_start(s, target)
+    fast = reason in (Reason.FIRST_RELEASE, Reason.ROLLBACK_WINDOW)
+    steps = FAST_STEPS if fast else s.ordinary_steps
+    canary = ActiveCanary(
+        model_version=target.model_version,
+        digest=target.digest,
+        steps=len(steps),
+        steps_hash=fingerprint(steps),
+        attempt=1 + _attempts(s, target),
+        started_at=s.now,
+        fast=fast,
+    )
+    begun = s.keep(target).rest().update(canary=canary, analysis=(), analysed_at=None)
+    return begun.decide(Action.START_RELEASE, reason, message, version=target)
+
+
+def _can_start(s: Situation) -> bool:
+    allowed = s.observed.state is ModelState.READY and s.rejection is None
+    return allowed and not s.spec.paused and s.experiment is None
+
+
+def _why_start(s: Situation, target: VersionID) -> tuple[Reason, str]:
+    if s.stable_id is None:
+        return Reason.FIRST_RELEASE, "nothing served before: no steps and no comparison, 100 % once its pods are ready"
+    attempts = _attempts(s, target)
+    if attempts:
+        return Reason.RETRY, f"attempt {attempts + 1}, from step 0"
+    if _is_in_window(s, target):
+        return Reason.ROLLBACK_WINDOW, f"one of the last {s.spec.rollback.window} healthy versions: no steps"
+    return Reason.NEW_VERSION, f"replaces {s.stable_id} by {s.spec.strategy.type.value}"
+
+
+def _attempts(s: Situation, version: VersionID) -> int:
+    return next((each.attempts for each in s.status.rejected if identify(each) == version), 0)
+
+
+def _is_in_window(s: Situation, target: VersionID) -> bool:
+    healthy = [identify(each) for each in s.status.history if each.outcome is Outcome.PROMOTED]
+    former = dict.fromkeys(version for version in healthy if version != s.stable_id)
+    return target in list(former)[: s.spec.rollback.window]
+
+
+def restart_steps(s: Situation) -> Situation:
+    """Begin the steps anew, with the same pods, when the spec has changed them under way."""
+    canary = s.status.canary
+    if canary is None or canary.retreat is not None or canary.steps_hash == s.steps_hash:
+        return s
+    changed = s.rest().update_canary(
+        step=0, steps=len(s.steps), steps_hash=s.steps_hash, step_started_at=None, baking_since=None
+    )
+    message = f"the spec has other steps now: {len(s.steps)}, from step 0"
+    return changed.decide(Action.RESTART_STEPS, Reason.STEPS_CHANGED, message, version=identify(canary))
+
+
+def set_share(s: Situation) -> Situation:
+    """Decide the canary's share: its step's if its pods are there, nothing if none is ready, and 0 on the way back."""
+    canary = s.status.canary
+    if canary is None:
+        return s
+    wanted = _wanted_share(s)
+    if wanted == canary.target_percent:
+        return s
+    reason, message = _why_share(s)
+    return s.update_canary(target_percent=wanted, step_started_at=None, baking_since=None).decide(
+        Action.SET_PERCENT,
+        reason,
+        message,
+        version=identify(canary),
+        share=(canary.target_percent, wanted),
+        evidence={result.name: _summary(result) for result in s.status.analysis},
+    )
+
+
+def _wanted_share(s: Situation) -> float:
+    """Return the share that the canary should have now; while something is missing, the one decided last."""
+    canary = s.canary
+    if canary.retreat is not None:
+        return 0.0 if stable_can_take_all(s) else canary.target_percent
+    if s.stable_id is None:
+        return 100.0 if s.has_canary_capacity else canary.target_percent
+    if s.has_canary_capacity:
+        wanted = s.step.percent
+    elif s.observed.ready(identify(canary)) == 0:
+        wanted = 0.0
+    else:
+        wanted = min(s.step.percent, canary.target_percent)
+    gives_back = wanted < canary.target_percent
+    return canary.target_percent if gives_back and s.observed.ready(s.stable_id) == 0 else wanted
+
+
+def _why_share(s: Situation) -> tuple[str, str]:
+    canary = s.canary
+    if canary.retreat is not None:
+        return canary.retreat.reason, f"back to {s.stable_id}: {canary.retreat.message}"
+    if not s.has_canary_capacity:
+        return Reason.PODS_NOT_READY, "no traffic until its pods are ready again"
+    if s.stable_id is None:
+        return Reason.FIRST_RELEASE, "its pods are ready"
+    return Reason.STEP_STARTED, f"step {canary.step} of {canary.steps}"
+
+
+def confirm_step(s: Situation) -> Situation:
+    """Let the time of a step begin once every proxy has confirmed its share."""
+    canary = s.status.canary
+    if canary is None or canary.retreat is not None or canary.step_started_at is not None or not _is_in_force(s):
+        return s
+    first = canary.first_traffic_at or (s.now if s.step.percent > 0 else None)
+    return s.update_canary(step_started_at=s.now, first_traffic_at=first)
+
+
+def advance(s: Situation) -> Situation:
+    """Go on to the next step, the bake time or the promotion when the time is over and the evidence is good."""
+    canary = s.status.canary
+    if canary is None or s.spec.paused or not _can_move(s) or not _is_time_over(s):
+        return s
+    return s if find_block(s) else pass_step(s)
+
+
+def find_block(s: Situation) -> Conclusion | None:
+    """Return the analysis' objection to leaving the step or the bake time now; None if there is none."""
+    canary = s.canary
+    began, lasts = canary.step_started_at, s.step.hold
+    if canary.baking_since is not None:
+        began, lasts = canary.baking_since, s.bake
+    if began is None or lasts == timedelta():
+        conclusion = s.conclusion
+        return conclusion if s.is_analysed and (conclusion.say is Say.FAIL or conclusion.needs_person) else None
+    gate = assess_gate(s, began)
+    return None if gate.say is Say.GO else gate
+
+
+def mark_holding(s: Situation) -> Situation:
+    """Note since when a step waits for data or evidence beyond its time, and say so once."""
+    canary = s.status.canary
+    block = find_block(s) if canary and canary.retreat is None and _can_move(s) and _is_time_over(s) else None
+    if block is None or block.reason is Reason.WAITING_FOR_MEASUREMENT:
+        return s if s.status.holding_since is None else s.update(holding_since=None)
+    if s.status.holding_since is not None:
+        return s
+    held = s.update(holding_since=s.now)
+    return held.decide(Action.HOLD, block.reason, block.message, version=s.canary_id, evidence=block.evidence)
+
+
+def pass_step(s: Situation) -> Situation:
+    """Leave the step in progress."""
+    if not s.is_last_step:
+        return s.rest().update_canary(step=s.canary.step + 1, step_started_at=None)
+    if s.bake > timedelta() and s.canary.baking_since is None:
+        baking = s.rest().update_canary(baking_since=s.now)
+        message = f"{s.stable_id} stays ready to take over for {format_duration(s.bake)}"
+        return baking.decide(Action.BAKE, Reason.STEPS_PASSED, message, version=s.canary_id)
+    return _promote(s)
+
+
+def _promote(s: Situation) -> Situation:
+    """Make the canary's pods the stable ones; nothing restarts, and the former stable version drains."""
+    canary, former = s.canary, s.stable_id
+    version = identify(canary)
+    reason = Reason.FIRST_RELEASE if former is None else Reason.PROMOTED
+    done = s.remember(version, Outcome.PROMOTED, reason.value, canary.started_at)
+    if former is not None:
+        done = done.drain(former, None)
+    stable = ActiveStable(model_version=version.model_version, digest=version.digest)
+    rejected = tuple(each for each in s.status.rejected if identify(each) != version)
+    done = done.rest().update(stable=stable, canary=None, rejected=rejected)
+    evidence = {result.name: _summary(result) for result in s.status.analysis}
+    return done.decide(Action.PROMOTE, reason, _promotion_message(s), version=version, evidence=evidence)
+
+
+def _promotion_message(s: Situation) -> str:
+    replaced = f"replaces {s.stable_id}" if s.stable_id else "serves as the first version"
+    dry = [f"{each.name} failed {each.failures} of {each.measurements}" for each in s.status.analysis if each.dry_run]
+    return f"{replaced}; dry run: {', '.join(dry)}" if dry else replaced
+
+
+def _can_move(s: Situation) -> bool:
+    """Tell whether the step in progress stands: share confirmed, pods ready, a way back, and not on it."""
+    canary = s.canary
+    stands = canary.retreat is None and canary.step_started_at is not None and _is_in_force(s)
+    return stands and s.has_way_back
+
+
+def _is_in_force(s: Situation) -> bool:
+    canary = identify(s.canary)
+    decided = s.canary.target_percent == s.step.percent
+    return decided and s.has_canary_capacity and s.is_confirmed(canary, s.step.percent)
+
+
+def _is_time_over(s: Situation) -> bool:
+    canary = s.canary
+    if canary.baking_since is not None:
+        return s.now >= canary.baking_since + s.bake
+    return not s.step.pause and canary.step_started_at is not None and s.now >= canary.step_started_at + s.step.hold
+
+
+def _summary(result: MetricResult) -> str:
+    value = "" if result.value is None else f"{result.value:.6g} "
+    return f"{value}{result.verdict.value}"

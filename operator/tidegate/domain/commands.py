@@ -1,0 +1,159 @@
+"""Commands of people: one annotation, consumed once, recorded with who and when.
+
+``tidegate.dev/command: {"id": "…", "command": "Promote", "by": "ada", "at": "2026-01-02T03:04:05Z"}``
+
+============  =======================================================================================
+command       what it does
+============  =======================================================================================
+Promote       leave the step in progress now, whatever its time and its analysis say; waits only for
+              a share that the proxies have not confirmed yet
+PromoteFully  no more steps, no analysis, no bake: 100 % as soon as the pods are there
+Abort         all traffic back to the stable version; the version is rejected
+Retry         try the rejected version again from step 0; waits for the way back to end
+============  =======================================================================================
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from tidegate.api.deployment import Command, CommandName, Outcome
+from tidegate.domain.advance import pass_step
+from tidegate.domain.analysis import forgive
+from tidegate.domain.reasons import Action, Reason
+from tidegate.domain.release import CommandRequest
+from tidegate.domain.retreat import retreat
+from tidegate.domain.situation import Situation, identify
+from tidegate.domain.steps import FAST_STEPS, fingerprint
+
+__all__ = ["obey", "parse_command"]
+
+
+def parse_command(text: str | None) -> CommandRequest | None:
+    """Read the annotation; whatever cannot be read becomes a command that is refused by name, never an exception.
+
+    A command without an id gets one from its text, so that it, too, is consumed once.
+    """
+    if not text:
+        return None
+    fields = _read_object(text)
+    return CommandRequest(
+        id=str(fields.get("id") or hashlib.sha256(text.encode()).hexdigest()[:16])[:64],
+        command=str(fields.get("command") or text)[:64],
+        by=str(fields.get("by") or "")[:253],
+        at=_read_time(fields.get("at")),
+    )
+
+
+def _read_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _read_time(value: object) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def obey(s: Situation) -> Situation:
+    """Carry out the command, once; one that has to wait for something stays unconsumed."""
+    request, last = s.observed.command, s.status.last_command
+    if request is None or (last is not None and last.id == request.id):
+        return s
+    handler = _HANDLERS.get(request.command)
+    if handler is None:
+        known = ", ".join(_HANDLERS)
+        return _refuse(s, request, f"{request.command!r} is no command; there are {known}", Reason.UNKNOWN_COMMAND)
+    return handler(s, request)
+
+
+def _promote(s: Situation, request: CommandRequest) -> Situation:
+    refusal = _no_release(s)
+    if refusal:
+        return _refuse(s, request, refusal)
+    if s.canary.step_started_at is None or not s.is_confirmed(identify(s.canary), s.step.percent):
+        return s
+    accepted = _accept(s, request, f"step {s.canary.step} of {s.canary.steps} ends now")
+    return pass_step(accepted.update(analysis=forgive(s.status.analysis)))
+
+
+def _promote_fully(s: Situation, request: CommandRequest) -> Situation:
+    refusal = _no_release(s)
+    if refusal:
+        return _refuse(s, request, refusal)
+    accepted = _accept(s, request, "no more steps, no analysis, no bake")
+    return accepted.rest().update_canary(
+        fast=True,
+        step=0,
+        steps=len(FAST_STEPS),
+        steps_hash=fingerprint(FAST_STEPS),
+        step_started_at=None,
+        baking_since=None,
+    )
+
+
+def _abort(s: Situation, request: CommandRequest) -> Situation:
+    canary = s.status.canary
+    if canary is None:
+        return _refuse(s, request, "no release is under way")
+    if canary.retreat is not None:
+        return _refuse(s, request, "the traffic goes back to the stable version already")
+    if s.status.stable is None:
+        return _refuse(s, request, "the first release has nothing to go back to; change spec.modelVersion instead")
+    message = f"aborted by {request.by or 'a person'}"
+    return retreat(_accept(s, request, message), Outcome.ABORTED, Reason.ABORTED, message)
+
+
+def _retry(s: Situation, request: CommandRequest) -> Situation:
+    if s.rejection is None:
+        return _refuse(s, request, "the version asked for is not rejected")
+    if s.status.canary is not None:
+        return s
+    lifted = tuple(
+        each.model_copy(update={"lifted": True}) if each is s.rejection else each for each in s.status.rejected
+    )
+    return _accept(s.update(rejected=lifted), request, f"{s.spec.model_version} is tried again")
+
+
+_HANDLERS: Mapping[str, Callable[[Situation, CommandRequest], Situation]] = {
+    CommandName.PROMOTE.value: _promote,
+    CommandName.PROMOTE_FULLY.value: _promote_fully,
+    CommandName.ABORT.value: _abort,
+    CommandName.RETRY.value: _retry,
+}
+
+
+def _no_release(s: Situation) -> str | None:
+    canary = s.status.canary
+    if canary is None:
+        return "no release is under way"
+    if canary.retreat is not None:
+        return "the release is on its way back"
+    return "spec.paused is true; set it to false first" if s.spec.paused else None
+
+
+def _accept(s: Situation, request: CommandRequest, message: str) -> Situation:
+    return _consume(s, request, message, Action.ACCEPT_COMMAND, Reason.COMMANDED)
+
+
+def _refuse(s: Situation, request: CommandRequest, message: str, reason: Reason = Reason.NOTHING_TO_DO) -> Situation:
+    return _consume(s, request, message, Action.REFUSE_COMMAND, reason)
+
+
+def _consume(s: Situation, request: CommandRequest, message: str, action: Action, reason: Reason) -> Situation:
+    """Record the command; the release that it is about may change in the same pass."""
+    result = message if action is Action.ACCEPT_COMMAND else f"refused: {message}"
+    done = Command(id=request.id, command=request.command, by=request.by, at=request.at, result=result)
+    who = {"command": request.command, "by": request.by, "id": request.id}
+    about = s.canary_id or s.target
+    return s.update(last_command=done).decide(
+        action, reason, f"{request.command}: {message}", version=about, evidence=who
+    )

@@ -1,0 +1,133 @@
+"""Names, labels and annotations of everything the operator makes: one function per kind.
+
+Names of ModelVersions contain dots and may have 253 characters, names of Services are DNS labels of at most 63:
+what does not fit is shortened and keeps a hash of the whole, so two different objects never share a name.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+
+__all__ = [
+    "CLEANUP_FINALIZER",
+    "COMMAND_ANNOTATION",
+    "COMPONENT_LABEL",
+    "DEPLOYMENT_LABEL",
+    "MANAGED_BY",
+    "MODEL_VERSION_LABEL",
+    "OWNER_ANNOTATION",
+    "TRAINING_JOB_LABEL",
+    "child_labels",
+    "dns_label",
+    "endpoint",
+    "label_value",
+    "owner_annotation",
+    "owner_reference",
+    "parse_owner",
+    "route",
+    "serving",
+    "training_job",
+    "validation_job",
+]
+
+MANAGED_BY = {"app.kubernetes.io/managed-by": "tidegate"}
+DEPLOYMENT_LABEL = "tidegate.dev/deployment"
+MODEL_VERSION_LABEL = "tidegate.dev/model-version"
+TRAINING_JOB_LABEL = "tidegate.dev/training-job"
+COMPONENT_LABEL = "tidegate.dev/component"
+OWNER_ANNOTATION = "tidegate.dev/owner"
+COMMAND_ANNOTATION = "tidegate.dev/command"
+CLEANUP_FINALIZER = "tidegate.dev/cleanup"
+
+_DNS_LABEL = re.compile(r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
+_LABEL_VALUE = re.compile(r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")
+LIMIT = 63
+
+
+def dns_label(text: str, suffix: str = "", *, limit: int = LIMIT) -> str:
+    """Return a DNS-1035 label made of `text` and `suffix`: unchanged if it is one, else shortened with 8 hex of a hash.
+
+    >>> dns_label("connect4")
+    'connect4'
+    >>> dns_label("connect4-1.1.0", "-validation")
+    'connect4-1-1-0-064f6ff1-validation'
+    """
+    whole = text + suffix
+    if _DNS_LABEL.match(whole) and len(whole) <= limit:
+        return whole
+    tail = f"-{_hash(text)}{suffix}"
+    head = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    if not head[:1].isalpha():
+        head = f"x-{head}".rstrip("-")
+    return head[: limit - len(tail)].rstrip("-") + tail
+
+
+def label_value(text: str) -> str:
+    """Return a valid label value: unchanged if it is one, else shortened with 8 hex of a hash."""
+    if _LABEL_VALUE.match(text) and len(text) <= LIMIT:
+        return text
+    head = re.sub(r"[^-A-Za-z0-9_.]", "-", text).strip("-_.")
+    return f"{head[: LIMIT - 9].rstrip('-_.')}-{_hash(text)}"
+
+
+@lru_cache(maxsize=4096)
+def serving(deployment: str, model_version: str, digest: str) -> str:
+    """Name of the workload, Service and ConfigMap of one version with one digest, as one Deployment serves it."""
+    tail = f"-{hashlib.sha256((model_version + digest).encode()).hexdigest()[:8]}"
+    return dns_label(deployment, limit=LIMIT - len(tail)) + tail
+
+
+def endpoint(deployment: str) -> str:
+    """Name of the Service that is a Deployment's stable address."""
+    return dns_label(deployment)
+
+
+def route(deployment: str) -> str:
+    """Name of the Route of a Deployment."""
+    return deployment
+
+
+def training_job(training_job: str) -> str:
+    """Name of the Job, ConfigMap and ServiceAccount of a TrainingJob."""
+    return dns_label(training_job, "-training")
+
+
+def validation_job(model_version: str) -> str:
+    """Name of the Job and ConfigMap that check a ModelVersion."""
+    return dns_label(model_version, "-validation")
+
+
+def child_labels(component: str, labels: Mapping[str, str]) -> dict[str, str]:
+    """Labels of a child and of its pods: who manages it, its component, and `labels` made safe."""
+    return MANAGED_BY | {COMPONENT_LABEL: component} | {key: label_value(value) for key, value in labels.items()}
+
+
+def owner_annotation(kind: str, name: str) -> dict[str, str]:
+    """Annotation of every child, pods included, that says which object's reconcile an event of the child wakes."""
+    return {OWNER_ANNOTATION: f"{kind}/{name}"}
+
+
+def parse_owner(annotations: Mapping[str, str]) -> tuple[str, str] | None:
+    """Read kind and name back from the annotation."""
+    kind, _, name = annotations.get(OWNER_ANNOTATION, "").partition("/")
+    return (kind, name) if name else None
+
+
+def owner_reference(kind: str, name: str, uid: str) -> dict[str, object]:
+    """Owner reference of a child: it goes when its owner (a kind of tidegate.dev/v1alpha1) goes.
+
+    It does not block the owner's deletion: that would need the right to update finalizers.
+    """
+    return {
+        "apiVersion": "tidegate.dev/v1alpha1",
+        "kind": kind,
+        "name": name,
+        "uid": uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,105 @@
+"""When metrics are measured, and whether a step has the evidence to end."""
+
+from datetime import datetime, timedelta
+
+from tidegate.api.deployment import MetricSpec
+from tidegate.domain.analysis import Conclusion, Say, assess_measurement, record_measurement
+from tidegate.domain.reasons import Reason
+from tidegate.domain.release import Query
+from tidegate.domain.situation import Situation, identify
+
+__all__ = ["assess_gate", "find_queries", "measure", "next_measurement"]
+
+WINDOW_INTERVALS = 10
+
+
+def find_queries(s: Situation) -> tuple[Query, ...]:
+    """Return the metrics that are due now."""
+    due = next_measurement(s)
+    if due is None or s.now < due:
+        return ()
+    return tuple(_query(s, metric) for metric in s.spec.analysis.metrics if s.now >= _first_look(s, metric))
+
+
+def next_measurement(s: Situation) -> datetime | None:
+    """Return when to measure next: every interval, and at the latest when the step's time is over."""
+    metrics = s.spec.analysis.metrics
+    if not metrics or not s.is_analysed or not s.is_asked_for(identify(s.canary)):
+        return None
+    due = (s.status.analysed_at or _first_traffic(s)) + s.spec.analysis.interval
+    end = _unmeasured_end(s)
+    return max(due if end is None else min(due, end), min(_first_look(s, metric) for metric in metrics))
+
+
+def measure(s: Situation) -> Situation:
+    """Take in the measurements that were due and fetched."""
+    taken = {query.metric.name: query for query in find_queries(s) if query.metric.name in s.observed.measurements}
+    if not taken:
+        return s
+    before = {result.name: result for result in s.status.analysis}
+    results = []
+    for metric in s.spec.analysis.metrics:
+        result = before.get(metric.name)
+        if metric.name in taken:
+            measured = s.observed.measurements[metric.name]
+            comparable = taken[metric.name].stable is not None
+            assessed = assess_measurement(metric, measured, comparable=comparable)
+            result = record_measurement(metric, result, measured, assessed, s.now)
+        if result is not None:
+            results.append(result)
+    return s.update(analysis=tuple(results), analysed_at=s.now)
+
+
+def assess_gate(s: Situation, began: datetime) -> Conclusion:
+    """Say whether the evidence since `began` lets the step, or the bake time, end."""
+    if not s.is_analysed:
+        return Conclusion(Say.GO, Reason.ANALYSIS_PASSED)
+    conclusion = s.conclusion
+    if conclusion.say is not Say.GO:
+        return conclusion
+    measured = {result.name: result.at for result in s.status.analysis}
+    for metric in s.spec.analysis.metrics:
+        at = measured.get(metric.name)
+        if _is_required(s, metric) and (at is None or at < began):
+            return Conclusion(Say.HOLD, Reason.WAITING_FOR_MEASUREMENT, f"{metric.name} is measured next")
+    return conclusion
+
+
+def _is_required(s: Situation, metric: MetricSpec) -> bool:
+    """Tell whether a step may not end without this metric: a delayed one counts from its delay on, and before 100 %."""
+    if metric.dry_run:
+        return False
+    leads_to_all = s.is_last_step or s.steps[s.canary.step + 1].percent >= 100
+    return leads_to_all or s.now >= _first_look(s, metric)
+
+
+def _query(s: Situation, metric: MetricSpec) -> Query:
+    window = s.spec.analysis.window or s.spec.analysis.interval * WINDOW_INTERVALS
+    stable = s.stable_id
+    compared = metric.max_drop is not None and stable is not None and s.live_share(stable) > 0
+    return Query(
+        metric=metric,
+        version=identify(s.canary),
+        stable=stable if compared else None,
+        start=max(s.now - window, _first_traffic(s)),
+        end=s.now,
+    )
+
+
+def _unmeasured_end(s: Situation) -> datetime | None:
+    """Return when the step's (or the bake) time is over, if nothing was measured in it so far."""
+    canary = s.canary
+    began, lasts = canary.step_started_at, s.step.hold
+    if canary.baking_since is not None:
+        began, lasts = canary.baking_since, s.bake
+    if began is None or lasts == timedelta() or (s.status.analysed_at and s.status.analysed_at >= began):
+        return None
+    return began + lasts
+
+
+def _first_look(s: Situation, metric: MetricSpec) -> datetime:
+    return _first_traffic(s) + metric.initial_delay
+
+
+def _first_traffic(s: Situation) -> datetime:
+    return s.canary.first_traffic_at or s.now

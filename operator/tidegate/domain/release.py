@@ -1,0 +1,276 @@
+"""What one decision about a release is made from, and what it results in: plain data, no behaviour.
+
+A reconciler does four things with it::
+
+    observed = await self._observe(deployment)                       # everything, gathered before anything is decided
+    queries  = measurements_due(spec, status, observed, now)         # pure: which metrics are due now
+    observed = replace(observed, measurements=await fetch(queries))  # the only input that depends on another input
+    plan     = plan_rollout(spec, status, observed, now)             # pure: what to do and to write
+
+The functions are in ``rollout.py``. Times are aware datetimes in UTC, shares are percentages from 0 to 100.
+
+Where a version can be, seen from its pods and its share::
+
+    asked for ──► canary: pods ──► share of step 0 ─ confirmed ─ held ─► … ──► 100 ─ bake ─► stable
+                    │                     │                                                   │
+                    └──── retreat ◄───────┘  (analysis, abort, superseded, never ready)       │ a newer one promoted
+                             │                                                                │
+                             └── stable has its pods ► share 0 ─ confirmed ──► draining ◄─────┘ ──► gone
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from tidegate.api.deployment import Decision, DeploymentStatus, MetricSpec
+from tidegate.api.model_version import ModelPhase, Role
+
+__all__ = [
+    "ApplyWorkload",
+    "Backend",
+    "CommandRequest",
+    "DeleteWorkload",
+    "Experiment",
+    "Measurement",
+    "ModelState",
+    "Observed",
+    "ObservedRoute",
+    "Plan",
+    "Query",
+    "SetRoute",
+    "VersionID",
+    "Workload",
+]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class VersionID:
+    """One artifact under one name: the same ModelVersion with another digest is another version.
+
+    ``names.serving(deployment, model_version, digest)`` gives its workload and its Service one name, so a Service
+    name found in a Route or on a child leads back to exactly one of these.
+    """
+
+    model_version: str
+    digest: str
+
+    def __str__(self) -> str:
+        return self.model_version
+
+
+class ModelState(StrEnum):
+    """Whether the ModelVersion that the spec names may be served."""
+
+    MISSING = "Missing"
+    PENDING = "Pending"
+    VALIDATING = "Validating"
+    READY = "Ready"
+    REJECTED = "Rejected"
+
+    @classmethod
+    def from_phase(cls, phase: ModelPhase | None) -> "ModelState":
+        """Translate the phase of a ModelVersion; None stands for one that does not exist."""
+        return cls.MISSING if phase is None else cls(phase.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The pods of one version, as their apps/v1 Deployment tells (ready pods have proved digest and index READY)."""
+
+    version: VersionID
+    replicas: int
+    """Pods asked for: ``spec.replicas``."""
+    ready: int
+    """Pods that are ready: ``status.readyReplicas``, also right after a change of its spec: a pod that is ready is
+    ready, and every pod of this workload has this digest."""
+    current: bool = True
+    """Its manifest is what the builder makes of the spec now, replicas aside; False asks for another apply."""
+    rolled_out: bool = True
+    """Every pod is of the current template: ``observedGeneration`` is current and ``updatedReplicas == replicas``
+    and ``status.replicas == updatedReplicas``."""
+    problem: str | None = None
+    """Why pods are not ready, with the remedy, for example an image that cannot be pulled; None: nothing is known."""
+    fatal: bool = False
+    """Waiting cannot help (wrong checksum, a file that is no model): the release is taken back at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One version and its share in a Route."""
+
+    version: VersionID
+    percent: float
+    role: Role
+    variant: str | None = None
+    """Name of the arm in a running test."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedRoute:
+    """The Route of the Deployment; the default stands for a Route that does not exist."""
+
+    exists: bool = False
+    backends: tuple[Backend, ...] = ()
+    """``spec.backends``, Service names resolved to versions (an unknown Service: its modelVersion, empty digest)."""
+    sticky: str | None = None
+    """``spec.sticky.header``."""
+    confirmed: bool = False
+    """``status.observedGeneration == metadata.generation`` and condition Ready is True."""
+    live: Mapping[VersionID, float] = field(default_factory=dict)
+    """``status.weights``: the shares that every proxy has confirmed last, whatever the spec says now."""
+    missing: tuple[str, ...] = ()
+    """Proxies that have not acknowledged: ``status.proxies.missing``."""
+    message: str = ""
+    """Message of the Route's Ready condition, in the router's words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What the metric source answered for one metric. A dead source and an empty answer are two different things.
+
+    Latencies are in milliseconds, rates and accuracies are shares from 0 to 1, requestRate is in requests per second.
+    """
+
+    value: float | None = None
+    """Value of the canary; None, NaN or infinite: no data."""
+    stable_value: float | None = None
+    """Value of the stable version over the same time, where it was asked for."""
+    samples: int | None = None
+    """Requests or outcomes behind the value; None where the source cannot tell (custom queries)."""
+    error: str | None = None
+    """The source could not be asked or refused to answer; never a verdict on the canary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One metric that is due, to be fetched before the plan is made."""
+
+    metric: MetricSpec
+    version: VersionID
+    """The version that is being released."""
+    stable: VersionID | None
+    """The version to compare with: set only where the metric compares."""
+    start: datetime
+    """Look back to here: the window, but never to before the canary's first traffic."""
+    end: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CommandRequest:
+    """The command annotation, parsed by ``commands.parse_command``."""
+
+    id: str
+    command: str
+    """One of ``CommandName``, or whatever else somebody wrote: refused with a reason."""
+    by: str = ""
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """The split that a running ABTest (phase Running) asks this Deployment for."""
+
+    test: str
+    """Name of the ABTest."""
+    variant: str
+    """Name of the treatment arm."""
+    version: VersionID
+    percent: float
+    """Share of the treatment arm; the control, which is the stable version, gets the rest."""
+    header: str
+    """Request header that names the user."""
+    control: str = "control"
+    """Name of the control arm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Everything one decision is made from, gathered before anything is decided."""
+
+    name: str
+    """Name of the Deployment, for messages."""
+    generation: int
+    """``metadata.generation``."""
+    state: ModelState
+    """State of the ModelVersion that ``spec.modelVersion`` names."""
+    digest: str | None = None
+    """``spec.artifact.sha256`` of that ModelVersion; None if it is missing."""
+    state_message: str = ""
+    """``status.message`` of that ModelVersion: why it is rejected or what it waits for."""
+    workloads: Mapping[VersionID, Workload] = field(default_factory=dict)
+    """Every workload that carries this Deployment's label, those that nobody remembers included."""
+    route: ObservedRoute = ObservedRoute()
+    measurements: Mapping[str, Measurement] = field(default_factory=dict)
+    """By metric name: the answers to ``measurements_due``."""
+    command: CommandRequest | None = None
+    experiment: Experiment | None = None
+    endpoint: str | None = None
+    """Address that clients use, copied into the status."""
+
+    def ready(self, version: VersionID) -> int:
+        """Return the number of ready pods of a version, 0 if it has no workload."""
+        workload = self.workloads.get(version)
+        return workload.ready if workload else 0
+
+    def problem(self, version: VersionID) -> str | None:
+        """Return why pods of a version are not ready, where something is known."""
+        workload = self.workloads.get(version)
+        return workload.problem if workload else None
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyWorkload:
+    """Create the pods of a version or bring them to this number and to the present template."""
+
+    version: VersionID
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteWorkload:
+    """Remove the pods of a version; its weight is confirmed 0 and its drain delay is over."""
+
+    version: VersionID
+
+
+@dataclass(frozen=True, slots=True)
+class SetRoute:
+    """Write these shares; they sum to 100, and only versions with ready pods gain any."""
+
+    backends: tuple[Backend, ...]
+    sticky: str | None = None
+    """Header that keeps a user on one version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do: ``apply``, ``route``, ``delete``, in this order, and ``status`` to write, once.
+
+    The status is written after the acts, before them if ``record_first`` says so. Every act is level-triggered: it
+    follows from the status and the objects, so a crash at any moment is mended by planning again.
+    """
+
+    status: DeploymentStatus
+    """The whole new status. Write it if it differs from the present one."""
+    apply: tuple[ApplyWorkload, ...] = ()
+    route: SetRoute | None = None
+    delete: tuple[DeleteWorkload, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    """Decisions of this pass, oldest first (also in ``status.decisions``): one event, log line and count each."""
+    recheck_after: timedelta | None = None
+    """Plan again after this long at the latest; None: only when something changes."""
+
+    @property
+    def record_first(self) -> bool:
+        """Tell whether to write ``status`` before acting.
+
+        What was decided is written down before it is carried out: it may rest on measurements that cannot be had a
+        second time, and a decision that is forgotten half-way would be taken back and made again.
+        """
+        return bool(self.decisions)
+
+    @property
+    def idle(self) -> bool:
+        """Tell whether there is nothing to do but (perhaps) to write the status."""
+        return not (self.apply or self.route or self.delete)

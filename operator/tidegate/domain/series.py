@@ -1,0 +1,150 @@
+"""Numbers from the raw samples of counters: how much was counted in a window, and whether anybody still counts.
+
+A window and what is read of one series (o: sample)::
+
+    read from          start                                 end = now
+       │  lookback       │               window               │
+       o     o     o     o     o     o     o     o     o     o     known before the window: counts from its last sample
+                              o     o     o     o     o     o      born in the window: counts from zero
+       o     o     o     o                                         nobody counts any more: no data
+
+A series that begins in the window was born there only if others were scraped just before it. After an outage of
+Prometheus everything seems to begin, with all it ever counted: then a series counts from its first sample.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+from tidegate.domain.release import Measurement
+
+__all__ = ["Sample", "Series", "Window", "increase", "measure_quantile", "measure_rate", "measure_share", "quantile"]
+
+Sample = tuple[float, float]
+"""Unix time in seconds, and value."""
+
+MISSED_SCRAPES = 3
+"""After so many scrapes without a sample the data are stale."""
+USUAL_GAP = 15.0
+"""Seconds between two scrapes where the samples do not tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One time series."""
+
+    labels: Mapping[str, str]
+    samples: Sequence[Sample]
+    """Oldest first, at least one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The series of one metric of one Deployment, all versions, over one window."""
+
+    series: Sequence[Series]
+    start: float
+    """Unix time in seconds."""
+    end: float
+
+    @property
+    def gap(self) -> float:
+        """Seconds between two scrapes."""
+        gaps = [later[0] - earlier[0] for each in self.series for earlier, later in pairwise(each.samples)]
+        return median(gaps) if gaps else USUAL_GAP
+
+    def of(self, version: str, wanted: Callable[[Series], bool] = lambda _: True) -> list[Series]:
+        """Return the series of one version."""
+        return [each for each in self.series if each.labels.get("tidegate_version") == version and wanted(each)]
+
+    def is_fresh(self, series: Iterable[Series]) -> bool:
+        """Whether one of these was scraped lately: no series, or only stale ones, means that nothing is known."""
+        newest = max((each.samples[-1][0] for each in series), default=-math.inf)
+        return newest >= self.end - MISSED_SCRAPES * self.gap - 1
+
+    def count(self, series: Iterable[Series]) -> float:
+        """Add up what these series counted in the window."""
+        return sum(self._count_one(each) for each in series)
+
+    def _count_one(self, series: Series) -> float:
+        before = [sample for sample in series.samples if sample[0] <= self.start]
+        inside = [sample for sample in series.samples if self.start < sample[0] <= self.end]
+        if not inside:
+            return 0.0
+        if not before and self._was_watched(inside[0][0]):
+            before = [(self.start, 0.0)]
+        return increase([*before[-1:], *inside])
+
+    def _was_watched(self, moment: float) -> bool:
+        """Whether anything was scraped in the few scrapes before this moment."""
+        earliest = moment - MISSED_SCRAPES * self.gap - 1
+        return any(earliest <= at < moment - self.gap / 2 for each in self.series for at, _ in each.samples)
+
+
+def measure_share(positive: Window, total: Window, version: str, wanted: Callable[[Series], bool]) -> Measurement:
+    """Measure which share of everything that `total` counts is counted by the `wanted` series of `positive`."""
+    everything = total.of(version)
+    if not total.is_fresh(everything):
+        return Measurement()
+    samples = total.count(everything)
+    if samples <= 0:
+        return Measurement(samples=0)
+    share = positive.count(positive.of(version, wanted)) / samples
+    return Measurement(value=min(max(share, 0.0), 1.0), samples=round(samples))
+
+
+def measure_rate(window: Window, version: str) -> Measurement:
+    """Measure how much is counted per second; nothing counted is 0, nobody counting is no data."""
+    series = window.of(version)
+    if not window.is_fresh(series):
+        return Measurement()
+    counted = window.count(series)
+    return Measurement(value=counted / max(window.end - window.start, 1e-3), samples=round(counted))
+
+
+def measure_quantile(window: Window, version: str, share: float) -> Measurement:
+    """Measure a quantile from the buckets of a histogram, all proxies together."""
+    series = window.of(version)
+    if not window.is_fresh(series):
+        return Measurement()
+    bounds = {float(each.labels["le"]) for each in series if "le" in each.labels}
+    buckets = [(bound, window.count(_bucket(series, bound))) for bound in sorted(bounds)]
+    samples = buckets[-1][1] if buckets else 0.0
+    return Measurement(value=quantile(share, buckets), samples=round(samples))
+
+
+def increase(samples: Iterable[Sample]) -> float:
+    """Add up the differences of a counter; after a reset it starts again from zero.
+
+    >>> increase([(0, 10), (1, 12), (2, 3)])
+    5.0
+    """
+    return float(sum(b - a if b >= a else b for (_, a), (_, b) in pairwise(samples)))
+
+
+def quantile(share: float, buckets: Sequence[tuple[float, float]]) -> float | None:
+    """Return a quantile of cumulative buckets, interpolated within one; None without observations.
+
+    A quantile in the last, open bucket is its lower bound: more is not known.
+
+    Args:
+        share: From 0 to 1.
+        buckets: Upper bound and number of observations up to it, ascending; the last bound is infinite.
+    """
+    total = buckets[-1][1] if buckets else 0.0
+    if total <= 0:
+        return None
+    wanted, below, lower = share * total, 0.0, 0.0
+    for upper, count in buckets:
+        if count >= wanted and count > below:
+            if math.isinf(upper):
+                return lower
+            return lower + (upper - lower) * max(wanted - below, 0.0) / (count - below)
+        below, lower = max(below, count), upper
+    return lower
+
+
+def _bucket(series: Iterable[Series], bound: float) -> list[Series]:
+    return [each for each in series if "le" in each.labels and float(each.labels["le"]) == bound]

@@ -1,0 +1,297 @@
+"""A release while it is being planned: the status so far, what was observed, and the questions asked of both."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from tidegate.api.deployment import (
+    ActiveCanary,
+    ActiveStable,
+    Decision,
+    DeploymentSpec,
+    DeploymentStatus,
+    Draining,
+    HistoryEntry,
+    Outcome,
+    RejectedVersion,
+)
+from tidegate.domain.analysis import Conclusion, conclude
+from tidegate.domain.reasons import Action, Reason
+from tidegate.domain.release import Experiment, ModelState, Observed, VersionID
+from tidegate.domain.steps import FAST_STEPS, ReleaseStep, bake_time, fingerprint, pods_for, release_steps
+
+__all__ = ["MAX_DECISIONS", "MAX_DRAINING", "MAX_HISTORY", "MAX_REJECTED", "Situation", "identify"]
+
+MAX_DECISIONS = 30
+MAX_DRAINING = 8
+MAX_HISTORY = 20
+MAX_REJECTED = 10
+
+
+def identify(active: ActiveStable | ActiveCanary | Draining | RejectedVersion | HistoryEntry) -> VersionID:
+    """Return which version a part of the status is about."""
+    return VersionID(active.model_version, active.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """One release at one moment. Every change gives a new situation; nothing here acts."""
+
+    spec: DeploymentSpec
+    status: DeploymentStatus
+    observed: Observed
+    now: datetime
+    decisions: tuple[Decision, ...] = field(default=())
+    """Decisions of this pass, oldest first."""
+    ordinary_steps: tuple[ReleaseStep, ...] = ()
+    """The steps that the spec asks for; derived once."""
+
+    @classmethod
+    def begin(cls, spec: DeploymentSpec, status: DeploymentStatus, observed: Observed, now: datetime) -> "Situation":
+        """Return the situation before anything is decided."""
+        return cls(spec, status, observed, now, ordinary_steps=release_steps(spec))
+
+    # What changes a situation
+
+    def update(self, **fields: Any) -> "Situation":
+        """Return the situation with these fields of the status changed."""
+        status = self.status.model_copy(update=fields)
+        return Situation(self.spec, status, self.observed, self.now, self.decisions, self.ordinary_steps)
+
+    def update_canary(self, **fields: Any) -> "Situation":
+        """Return the situation with these fields of the canary changed."""
+        return self.update(canary=self.canary.model_copy(update=fields))
+
+    def rest(self) -> "Situation":
+        """Return the situation with every clock of waiting stopped: what was waited for is another thing now."""
+        return self.update(waiting=None, holding_since=None)
+
+    def decide(
+        self,
+        action: Action,
+        reason: Reason | str,
+        message: str,
+        *,
+        version: VersionID | None = None,
+        share: tuple[float, float] | None = None,
+        evidence: Mapping[str, str] | None = None,
+    ) -> "Situation":
+        """Return the situation with one more decision, which is kept in the status, too (newest first, bounded)."""
+        decision = Decision(
+            at=self.now,
+            action=action.value,
+            model_version=version.model_version if version else None,
+            from_=share[0] if share else None,
+            to=share[1] if share else None,
+            reason=str(reason),
+            message=message,
+            evidence=dict(evidence or {}),
+        )
+        kept = (decision, *self.status.decisions)[:MAX_DECISIONS]
+        return replace(self.update(decisions=kept), decisions=(*self.decisions, decision))
+
+    def drain(self, version: VersionID, since: datetime | None) -> "Situation":
+        """Return the situation with one more version whose pods are to be removed."""
+        entry = Draining(model_version=version.model_version, digest=version.digest, since=since)
+        others = tuple(each for each in self.status.draining if identify(each) != version)
+        return self.update(draining=(entry, *others)[:MAX_DRAINING])
+
+    def keep(self, version: VersionID) -> "Situation":
+        """Return the situation with a version that is needed again, so its pods are not removed."""
+        return self.update(draining=tuple(each for each in self.status.draining if identify(each) != version))
+
+    def remember(self, version: VersionID, outcome: Outcome, reason: str, started_at: datetime | None) -> "Situation":
+        """Return the situation with one more ended release; healthy versions are forgotten last, for the way back."""
+        entry = HistoryEntry(
+            model_version=version.model_version,
+            digest=version.digest,
+            outcome=outcome,
+            from_=self.status.stable.model_version if self.status.stable else None,
+            reason=reason,
+            started_at=started_at,
+            at=self.now,
+        )
+        history = [entry, *self.status.history]
+        while len(history) > MAX_HISTORY:
+            failed = [each for each in history if each.outcome is not Outcome.PROMOTED]
+            history.remove(failed[-1] if failed else history[-1])
+        return self.update(history=tuple(history))
+
+    # Which versions there are
+
+    @property
+    def canary(self) -> ActiveCanary:
+        """The version that is being released; only asked for where there is one."""
+        if self.status.canary is None:
+            raise AssertionError("no release is under way")
+        return self.status.canary
+
+    @property
+    def stable_id(self) -> VersionID | None:
+        """The version that serves."""
+        return identify(self.status.stable) if self.status.stable else None
+
+    @property
+    def canary_id(self) -> VersionID | None:
+        """The version that is being released."""
+        return identify(self.status.canary) if self.status.canary else None
+
+    @property
+    def target(self) -> VersionID | None:
+        """The version that the spec asks for; None while its ModelVersion is missing."""
+        if self.observed.state is ModelState.MISSING or self.observed.digest is None:
+            return None
+        return VersionID(self.spec.model_version, self.observed.digest)
+
+    def is_asked_for(self, version: VersionID) -> bool:
+        """Tell whether the spec (still) asks for this version; a deleted ModelVersion does not end what it began."""
+        if self.target is None:
+            return self.spec.model_version == version.model_version
+        return self.target == version
+
+    @property
+    def is_settled_on_target(self) -> bool:
+        """The version asked for is the one that serves, and no release is under way."""
+        return self.canary_id is None and self.stable_id is not None and self.is_asked_for(self.stable_id)
+
+    @property
+    def rejection(self) -> RejectedVersion | None:
+        """The rejection that is in force against the version asked for."""
+        target = self.target
+        return next((each for each in self.status.rejected if identify(each) == target and not each.lifted), None)
+
+    @property
+    def experiment(self) -> Experiment | None:
+        """The split of a running test, where this Deployment can carry it: between releases, of another version."""
+        experiment = self.observed.experiment
+        if experiment is None or self.stable_id is None or self.canary_id is not None:
+            return None
+        return experiment if experiment.version != self.stable_id else None
+
+    def known_versions(self) -> Iterator[VersionID]:
+        """Yield every version that pods are meant to be there for."""
+        if self.status.stable:
+            yield identify(self.status.stable)
+        if self.status.canary:
+            yield identify(self.status.canary)
+        if self.experiment:
+            yield self.experiment.version
+        yield from (identify(each) for each in self.status.draining)
+
+    # Where traffic goes
+
+    def share(self, version: VersionID) -> float:
+        """Return the share that the Route asks for, confirmed or not."""
+        return sum(each.percent for each in self.observed.route.backends if each.version == version)
+
+    def live_share(self, version: VersionID) -> float:
+        """Return the share that every proxy confirmed last.
+
+        The router reports by name: where two artifacts share one, the confirmed Route tells them apart.
+        """
+        if self.observed.route.confirmed and self._is_name_shared(version):
+            return self.share(version)
+        return self.observed.route.live.get(version, 0.0)
+
+    def _is_name_shared(self, version: VersionID) -> bool:
+        others = {*self.observed.workloads, *(each.version for each in self.observed.route.backends)} - {version}
+        return any(each.model_version == version.model_version for each in others)
+
+    def is_confirmed(self, version: VersionID, percent: float) -> bool:
+        """Tell whether every proxy runs the present Route, and it gives the version this share."""
+        route = self.observed.route
+        seen = (self.share(version), self.live_share(version))
+        return route.exists and route.confirmed and all(_same(each, percent) for each in seen)
+
+    def is_free(self, version: VersionID) -> bool:
+        """Tell whether it is certain that no proxy sends the version any traffic.
+
+        Without a Route nobody ever sent traffic to anything, unless something serves and the Route was lost.
+        """
+        if not self.observed.route.exists:
+            return self.status.stable is None
+        return self.is_confirmed(version, 0.0) and self.is_confirmed(VersionID(version.model_version, ""), 0.0)
+
+    # Steps, pods, evidence
+
+    @property
+    def is_fast(self) -> bool:
+        """No steps, no analysis, no bake."""
+        return self.canary.fast or self.status.stable is None
+
+    @property
+    def steps(self) -> tuple[ReleaseStep, ...]:
+        """The steps of the release under way."""
+        return FAST_STEPS if self.is_fast else self.ordinary_steps
+
+    @property
+    def steps_hash(self) -> str:
+        """Fingerprint of the steps as the spec has them now."""
+        return fingerprint(self.steps)
+
+    @property
+    def step(self) -> ReleaseStep:
+        """The step in progress."""
+        return self.steps[min(self.canary.step, len(self.steps) - 1)]
+
+    @property
+    def is_last_step(self) -> bool:
+        """After this step comes the promotion."""
+        return self.canary.step >= len(self.steps) - 1
+
+    @property
+    def bake(self) -> timedelta:
+        """How long the analysis watches on after 100 %."""
+        return bake_time(self.spec, fast=self.is_fast)
+
+    @property
+    def replicas(self) -> int:
+        """Pods of a version that gets all traffic."""
+        return self.spec.serving.replicas
+
+    @property
+    def canary_pods(self) -> int:
+        """Pods that the canary needs for its step, and for the share that it may still have.
+
+        While a proxy has not confirmed the present Route, it may run any of the former ones: nothing is scaled down.
+        """
+        canary = identify(self.canary)
+        needed = pods_for(max(self.step.percent, self.share(canary), self.live_share(canary)), self.replicas)
+        workload = self.observed.workloads.get(canary)
+        if workload is None or self.observed.route.confirmed:
+            return needed
+        return max(needed, min(workload.replicas, self.replicas))
+
+    @property
+    def has_canary_capacity(self) -> bool:
+        """The canary has the ready pods that its step needs."""
+        return self.observed.ready(identify(self.canary)) >= pods_for(self.step.percent, self.replicas)
+
+    @property
+    def has_way_back(self) -> bool:
+        """The stable version could take traffic back; a fast release goes on without."""
+        return self.is_fast or self.stable_id is None or self.observed.ready(self.stable_id) > 0
+
+    @property
+    def is_analysed(self) -> bool:
+        """The metrics watch the canary: it has traffic, and is neither fast nor on its way back."""
+        canary = self.status.canary
+        if canary is None or canary.retreat is not None or self.is_fast:
+            return False
+        return canary.first_traffic_at is not None and canary.target_percent > 0
+
+    @property
+    def conclusion(self) -> Conclusion:
+        """What the last measurements say together."""
+        return conclude(self.spec.analysis.metrics, self.status.analysis)
+
+    def waited(self, reason: Reason, limit: timedelta) -> bool:
+        """Tell whether it has waited for this at least so long."""
+        waiting = self.status.waiting
+        return waiting is not None and waiting.reason == reason and self.now - waiting.since >= limit
+
+
+def _same(percent: float, other: float) -> bool:
+    """Compare two shares; proxies may round them, but never a share to nothing."""
+    return abs(percent - other) < 0.01 and (percent > 0) == (other > 0)

@@ -1,0 +1,71 @@
+"""The steps of a release, derived from the spec each time: the weight follows from the step, it is not stored twice."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from datetime import timedelta
+
+from tidegate.api.deployment import Canary, DeploymentSpec, Step, StrategyType
+
+__all__ = ["FAST_STEPS", "ReleaseStep", "bake_time", "fingerprint", "pods_for", "release_steps"]
+
+FULL = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseStep:
+    """A share of the canary and how long it is held."""
+
+    percent: float
+    hold: timedelta = timedelta()
+    pause: bool = False
+    """Held until a person promotes."""
+
+
+FAST_STEPS = (ReleaseStep(FULL),)
+"""All traffic at once: the first release, a return within the rollback window, or promoted fully."""
+
+
+def release_steps(spec: DeploymentSpec) -> tuple[ReleaseStep, ...]:
+    """Return the steps of a release; the last one is always 100 %, and what follows is the bake time."""
+    if spec.strategy.type is StrategyType.IMMEDIATE:
+        return FAST_STEPS
+    canary = spec.strategy.canary
+    steps = _explicit(canary.steps) if canary.steps else _ramp(canary)
+    return steps if steps and steps[-1].percent == FULL else (*steps, ReleaseStep(FULL))
+
+
+def bake_time(spec: DeploymentSpec, *, fast: bool) -> timedelta:
+    """Return how long the analysis watches on after 100 %."""
+    if fast:
+        return timedelta()
+    if spec.strategy.type is StrategyType.IMMEDIATE:
+        return spec.strategy.immediate.bake
+    return spec.strategy.canary.bake
+
+
+def fingerprint(steps: tuple[ReleaseStep, ...]) -> str:
+    """Return a short text that changes when the steps change."""
+    text = ";".join(f"{step.percent:g},{step.hold.total_seconds():g},{step.pause}" for step in steps)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def pods_for(percent: float, replicas: int) -> int:
+    """Return the pods that a share of the traffic needs: its share of the replicas, at least one."""
+    return max(1, math.ceil(round(replicas * percent / FULL, 6)))
+
+
+def _ramp(canary: Canary) -> tuple[ReleaseStep, ...]:
+    below = math.ceil(round((FULL - canary.initial_percent) / canary.increment_percent, 6))
+    shares = (round(canary.initial_percent + k * canary.increment_percent, 4) for k in range(below))
+    return tuple(ReleaseStep(share, canary.interval) for share in shares)
+
+
+def _explicit(steps: tuple[Step, ...]) -> tuple[ReleaseStep, ...]:
+    """Translate one to one, so that the step number in the status is the place in the user's list."""
+    result: list[ReleaseStep] = []
+    percent = 0.0
+    for step in steps:
+        percent = percent if step.set_percent is None else step.set_percent
+        result.append(ReleaseStep(percent, step.hold or timedelta(), pause=step.pause is not None))
+    return tuple(result)

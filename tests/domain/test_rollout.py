@@ -1,0 +1,347 @@
+"""Single decisions of the release planner; whole releases are in tests/scenarios."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from tests.scenarios.releases import BAD, at_step, make_world, settled_on, steps
+from tests.scenarios.simulator import START, Event, World, digest_of, version
+from tidegate.api.base import Condition
+from tidegate.api.deployment import DeploymentPhase, DeploymentStatus, HistoryEntry, Outcome
+from tidegate.domain.release import Measurement, ModelState, Observed, Plan
+from tidegate.domain.rollout import measurements_due, plan_rollout
+from tidegate.domain.situation import MAX_DECISIONS, MAX_HISTORY, MAX_REJECTED, Situation
+
+BAD_RATE = Measurement(0.4, samples=100)
+
+
+def plan(world: World, observed: Observed | None = None, seconds: float = 0) -> Plan:
+    now = world.now + timedelta(seconds=seconds)
+    return plan_rollout(world.spec, world.status, observed or world.observe(), now)
+
+
+def until(world: World, check: object, limit: int = 200) -> World:
+    for _ in range(limit):
+        if check(world):  # type: ignore[operator]
+            return world
+        world.run(1)
+    raise AssertionError("\n".join(world.log))
+
+
+def releasing(**fields: object) -> World:
+    """Return a world in which v2 is held at its first step with traffic."""
+    world = until(make_world(**fields), settled_on("v1"))
+    world.change(model_version="v2")
+    return until(world, lambda w: w.status.canary is not None and w.status.canary.first_traffic_at is not None)
+
+
+def conditions(status: DeploymentStatus) -> dict[str, Condition]:
+    return {each.type: each for each in status.conditions}
+
+
+# Conditions and status
+
+
+def test_the_three_conditions_are_there_from_the_first_plan_on() -> None:
+    world = make_world()
+    first = plan(world, seconds=1).status
+    assert {name: each.status.value for name, each in conditions(first).items()} == {
+        "Ready": "False",
+        "Reconciling": "True",
+        "Stalled": "False",
+    }
+    assert first.observed_generation == world.generation
+    assert first.endpoint == "http://connect4.default:8000"
+
+
+def test_a_transition_time_stays_while_only_the_message_changes() -> None:
+    world = releasing(strategy=steps("25", "20s"))
+    before = conditions(world.status)["Reconciling"]
+    world.kill_pods("v2", 1)
+    world.run(1)
+    after = conditions(world.status)["Reconciling"]
+    assert after.message != before.message
+    assert after.last_transition_time == before.last_transition_time
+
+
+def test_rolled_back_is_stalled_and_not_ready() -> None:
+    world = releasing()
+    world.values["v2"] = BAD
+    until(world, lambda w: w.status.phase is DeploymentPhase.ROLLED_BACK)
+    told = conditions(world.status)
+    assert {name: each.status.value for name, each in told.items()} == {
+        "Ready": "False",
+        "Reconciling": "False",
+        "Stalled": "True",
+    }
+    assert {each.reason for each in told.values()} == {"RolledBack"}
+
+
+def test_a_missing_version_is_waited_for_a_minute_and_then_told() -> None:
+    world = until(make_world(), settled_on("v1"))
+    del world.models["v2"]
+    world.change(model_version="v2")
+    world.run(5)
+    assert conditions(world.status)["Reconciling"].reason == "ModelVersionMissing"
+    world.run(60)
+    assert conditions(world.status)["Stalled"].status == "True"
+    assert "create it or correct spec.modelVersion" in world.status.message
+    world.add_model("v2")
+    until(world, settled_on("v2"))
+
+
+def test_a_deleted_version_keeps_serving() -> None:
+    world = until(make_world(), settled_on("v1"))
+    del world.models["v1"]
+    world.run(3)
+    assert world.status.phase is DeploymentPhase.HEALTHY
+    assert "its ModelVersion is gone" in world.status.message
+
+
+def test_a_version_deleted_under_way_goes_on_with_the_pods_that_are_there() -> None:
+    world = releasing()
+    del world.models["v2"]
+    until(world, settled_on("v2"))
+
+
+def test_a_version_rejected_under_way_is_taken_back() -> None:
+    world = releasing()
+    world.add_model("v2", ModelState.REJECTED)
+    until(world, lambda w: w.status.canary is None)
+    assert world.status.rejected[0].reason == "ModelVersionRejected"
+
+
+def test_lost_pods_of_a_settled_version_are_degraded_and_recover() -> None:
+    world = until(make_world(), settled_on("v1"))
+    world.kill_pods("v1", 1)
+    world.run(1)
+    assert world.status.phase is DeploymentPhase.DEGRADED
+    until(world, lambda w: w.status.phase is DeploymentPhase.HEALTHY)
+
+
+def test_lists_are_bounded_and_the_way_back_is_forgotten_last() -> None:
+    world = until(make_world(strategy={"type": "Immediate", "immediate": {"bake": "1s"}}), settled_on("v1"))
+    world.values["bad"] = BAD
+    for number in range(25):
+        name = f"bad-{number}"
+        world.values[name] = BAD
+        world.add_model(name)
+        world.change(model_version=name)
+        until(world, lambda w: w.status.phase is DeploymentPhase.ROLLED_BACK and w.status.canary is None)
+        world.run(5)
+    status = world.status
+    assert len(status.history) == MAX_HISTORY
+    assert len(status.decisions) == MAX_DECISIONS
+    assert len(status.rejected) == MAX_REJECTED
+    assert [each.model_version for each in status.history if each.outcome is Outcome.PROMOTED] == ["v1"]
+
+
+# Shares and pods
+
+
+def test_the_route_carries_the_header_of_the_spec() -> None:
+    world = until(make_world(traffic={"sticky": {"header": "x-user-id"}}), settled_on("v1"))
+    assert world.route is not None
+    assert world.route.sticky == "x-user-id"
+
+
+def test_scenario_14_promotion_keeps_the_pods() -> None:
+    world = releasing()
+    pods = world.workloads[version("v2")]
+    until(world, settled_on("v2"))
+    assert world.workloads[version("v2")] is pods
+
+
+def test_an_odd_share_still_sums_to_100() -> None:
+    world = releasing(strategy=steps("33.3", "20s"))
+    assert world.route is not None
+    assert sum(each.percent for each in world.route.backends) == 100
+
+
+def test_without_capacity_first_one_ready_pod_is_enough() -> None:
+    world = releasing(strategy=steps("75", "60s"), rollback={"capacity_first": False})
+    world.kill_pods("v1", 3, slower=50)
+    world.give("Abort", "1")
+    world.run(2)
+    assert world.status.canary is None
+
+
+def test_capacity_that_never_comes_is_not_waited_for_without_end() -> None:
+    world = releasing(strategy=steps("75", "60s"), progress_deadline="8s")
+    world.kill_pods("v1", 3, slower=500)
+    world.give("Abort", "1")
+    world.run(5)
+    assert world.status.canary is not None
+    assert "1 of 4 pods of v1 are ready" in world.status.message
+    world.run(6)
+    assert world.status.canary is None
+
+
+def test_no_step_is_taken_without_a_way_back_unless_promoted_fully() -> None:
+    world = releasing(strategy=steps("50", "2s", "75", "2s"))
+    world.kill_pods("v1", slower=500)
+    world.run(10)
+    assert world.status.canary is not None
+    assert world.status.canary.target_percent == 50
+    world.give("PromoteFully", "1")
+    until(world, settled_on("v2"))
+
+
+# Measurements
+
+
+def test_the_window_never_reaches_back_before_the_first_traffic() -> None:
+    world = releasing(analysis={"interval": "2s", "window": "4s", "metrics": [{"name": "errorRate", "max": 0.1}]})
+    canary = world.status.canary
+    assert canary is not None
+    assert canary.first_traffic_at is not None
+    at = canary.first_traffic_at
+
+    def due(seconds: float) -> list[tuple[float, float]]:
+        now = at + timedelta(seconds=seconds)
+        queries = measurements_due(world.spec, world.status, world.observe(), now)
+        return [((each.start - at).total_seconds(), (each.end - at).total_seconds()) for each in queries]
+
+    assert due(1) == []
+    assert due(2) == [(0, 2)]
+    assert due(10) == [(6, 10)]
+
+
+def test_a_step_shorter_than_the_interval_is_measured_when_it_ends() -> None:
+    world = releasing(analysis={"interval": "60s", "metrics": [{"name": "errorRate", "max": 0.1}]})
+    found = plan(world)
+    assert found.recheck_after is not None
+    assert found.recheck_after <= timedelta(seconds=3)
+    until(world, settled_on("v2"))
+    assert world.status.analysis[0].measurements >= 3
+
+
+def test_stable_is_measured_only_where_it_is_compared_and_has_traffic() -> None:
+    metrics = [{"name": "errorRate", "max": 0.1}, {"name": "accuracy", "source": "Outcomes", "max_drop": 0.1}]
+    world = releasing(analysis={"interval": "1s", "metrics": metrics})
+    queries = measurements_due(world.spec, world.status, world.observe(), world.now + timedelta(seconds=1))
+    assert [query.stable for query in queries] == [None, version("v1")]
+
+
+def test_a_delayed_metric_lets_early_steps_pass_but_not_the_last() -> None:
+    late = {"name": "errorRate", "max": 0.1, "initial_delay": "20s"}
+    world = releasing(analysis={"interval": "1s", "metrics": [late]})
+    world.run(18)
+    assert world.status.canary is not None
+    assert world.status.canary.target_percent == 90
+    until(world, settled_on("v2"))
+    assert world.status.analysis[0].measurements >= 1
+
+
+def test_a_bad_measurement_and_the_way_back_are_one_pass_and_recorded_first() -> None:
+    world = releasing()
+    world.run(1)
+    observed = replace(world.observe(), measurements={"errorRate": BAD_RATE})
+    found = plan(world, observed, seconds=1)
+    assert found.record_first
+    assert found.route is not None
+    assert [(each.version.model_version, each.percent) for each in found.route.backends] == [("v1", 100)]
+    assert [each.action for each in found.decisions] == ["RollBack", "SetPercent"]
+    assert found.decisions[0].evidence["value"] == "0.4"
+
+
+def test_a_measurement_that_was_not_due_changes_nothing() -> None:
+    world = releasing()
+    observed = replace(world.observe(), measurements={"errorRate": BAD_RATE})
+    assert plan(world, observed).status.analysis == world.status.analysis
+
+
+def test_a_first_release_is_not_analysed() -> None:
+    world = make_world()
+    world.values["v1"] = BAD
+    until(world, settled_on("v1"))
+    assert world.status.analysis == ()
+
+
+# The window of fast returns
+
+
+@pytest.mark.parametrize(("window", "fast"), [(0, []), (1, ["c"]), (2, ["c", "b"]), (9, ["c", "b", "a"])])
+def test_the_window_counts_other_healthy_versions(window: int, fast: list[str]) -> None:
+    world = until(make_world(rollback={"window": window}), settled_on("v1"))
+    promoted = ["a", "b", "c", "a", "b", "v1", "c", "v1"]
+    history = tuple(
+        HistoryEntry(model_version=name, digest=digest_of(name), outcome=Outcome.PROMOTED, at=START)
+        for name in reversed(promoted)
+    )
+    world.status = world.status.model_copy(update={"history": history})
+    found = []
+    for name in ("a", "b", "c"):
+        world.add_model(name)
+        world.spec = world.spec.model_copy(update={"model_version": name})
+        canary = plan(world).status.canary
+        assert canary is not None
+        if canary.fast:
+            found.append(name)
+    assert sorted(found) == sorted(fast)
+
+
+# Crash safety
+
+
+def test_the_same_step_goes_on_with_the_same_start_after_a_crash() -> None:
+    world = releasing(strategy=steps("25", "30s"))
+    before = world.status.canary
+    for _ in range(5):
+        world.reconcile(lose_status=True)
+        world.run(1)
+    after = world.status.canary
+    assert before is not None
+    assert after is not None
+    assert (after.step, after.step_started_at) == (before.step + 0, before.step_started_at)
+
+
+def test_a_command_is_consumed_once() -> None:
+    world = releasing(strategy=steps("10", "pause", "20", "pause", "30", "pause"))
+    until(world, at_step("v2", 1))
+    world.give("Promote", "once")
+    world.run(20)
+    assert world.status.canary is not None
+    assert world.status.canary.step == 3
+    assert world.status.last_command is not None
+    assert (world.status.last_command.id, world.status.last_command.by) == ("once", "ada")
+
+
+def test_promote_waits_for_a_share_that_is_not_confirmed() -> None:
+    world = releasing(strategy=steps("10", "pause", "50", "pause"))
+    until(world, at_step("v2", 1))
+    world.proxies[0].frozen = True
+    world.give("Promote", "1")
+    world.run(8)
+    world.give("Promote", "2")
+    world.run(5)
+    assert world.status.last_command is not None
+    assert world.status.last_command.id == "1"
+    world.proxies[0].frozen = False
+    until(world, lambda w: w.status.last_command.id == "2")
+
+
+def test_paused_refuses_to_promote_with_the_remedy() -> None:
+    world = releasing()
+    world.change(paused=True)
+    world.give("Promote", "1")
+    world.run(2)
+    assert world.status.last_command is not None
+    assert world.status.last_command.result == "refused: spec.paused is true; set it to false first"
+
+
+def test_a_situation_without_a_release_has_no_canary() -> None:
+    world = until(make_world(), settled_on("v1"))
+    situation = Situation.begin(world.spec, world.status, world.observe(), world.now)
+    with pytest.raises(AssertionError, match="no release"):
+        _ = situation.canary
+
+
+def test_workloads_that_nobody_knows_are_drained() -> None:
+    world = until(make_world(), settled_on("v1"))
+    world.events.append(
+        Event(lambda _: True, lambda w: w.workloads.update({version("x"): type(w.workloads[version("v1")])(2)}))
+    )
+    world.run(10)
+    assert list(world.workloads) == [version("v1")]

@@ -1,0 +1,497 @@
+"""The scenarios of a release: what the world is like, and what happens to it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.scenarios.simulator import Event, World, version
+from tidegate.api.deployment import DeploymentPhase, DeploymentSpec, DeploymentStatus
+from tidegate.api.model_version import Role
+from tidegate.domain.release import Backend, Experiment, Measurement, ModelState, SetRoute
+
+BAD = {"errorRate": Measurement(0.4, samples=100)}
+EMPTY = {"errorRate": Measurement(samples=0)}
+BETWEEN = {"errorRate": Measurement(0.07, samples=100)}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A world, what happens in it, and how it has to end."""
+
+    name: str
+    build: Callable[[], World]
+    seconds: int
+    stable: str
+    phase: DeploymentPhase = DeploymentPhase.HEALTHY
+    history: tuple[str, ...] = ()
+    """Version and outcome of each release, oldest first."""
+    loses_traffic: bool = False
+    """Pods die in this scenario."""
+    seeds: int = 10
+
+
+SCENARIOS: list[Scenario] = []
+
+
+def scenario(
+    seconds: int,
+    stable: str,
+    phase: DeploymentPhase = DeploymentPhase.HEALTHY,
+    history: tuple[str, ...] = (),
+    *,
+    loses_traffic: bool = False,
+    seeds: int = 10,
+) -> Callable[[Callable[[], World]], Callable[[], World]]:
+    def register(build: Callable[[], World]) -> Callable[[], World]:
+        SCENARIOS.append(Scenario(build.__name__, build, seconds, stable, phase, history, loses_traffic, seeds))
+        return build
+
+    return register
+
+
+def make_spec(**fields: object) -> DeploymentSpec:
+    spec: dict[str, object] = {
+        "model_version": "v1",
+        "serving": {"replicas": 4},
+        "strategy": {"canary": {"initial_percent": 10, "increment_percent": 40, "interval": "3s"}},
+        "analysis": {"interval": "1s", "metrics": [{"name": "errorRate", "max": 0.05}]},
+        "rollback": {"drain_delay": "3s"},
+    }
+    return DeploymentSpec.model_validate(spec | fields)
+
+
+def steps(*texts: str) -> dict[str, object]:
+    """Write explicit steps: "25" sets, "3s" holds, "pause" waits."""
+    known = {"pause": {"pause": {}}}
+    return {
+        "canary": {
+            "steps": [known.get(t) or ({"hold": t} if t.endswith("s") else {"set_percent": float(t)}) for t in texts]
+        }
+    }
+
+
+def make_world(*events: Event, **fields: object) -> World:
+    world = World(make_spec(**fields), events=list(events))
+    for name in ("v1", "v2", "v3"):
+        world.add_model(name)
+    return world
+
+
+# Points to wait for
+
+
+def settled_on(name: str) -> Callable[[World], bool]:
+    def check(world: World) -> bool:
+        status = world.status
+        settled = status.canary is None and status.stable is not None and not status.draining
+        return settled and status.stable is not None and status.stable.model_version == name
+
+    return check
+
+
+def at_step(name: str, number: int) -> Callable[[World], bool]:
+    """The proxies have confirmed this step's share."""
+
+    def check(world: World) -> bool:
+        canary = world.status.canary
+        held = canary is not None and canary.model_version == name and canary.step == number
+        return held and canary is not None and canary.step_started_at is not None and canary.retreat is None
+
+    return check
+
+
+def baking(world: World) -> bool:
+    canary = world.status.canary
+    return canary is not None and canary.baking_since is not None
+
+
+def in_phase(phase: DeploymentPhase, name: str | None = None) -> Callable[[World], bool]:
+    def check(world: World) -> bool:
+        asked = name is None or world.spec.model_version == name
+        return world.status.phase is phase and asked and world.status.observed_generation == world.generation
+
+    return check
+
+
+def holding(world: World) -> bool:
+    return world.status.holding_since is not None
+
+
+def at_once(_: World) -> bool:
+    return True
+
+
+# Things that happen
+
+
+def release(name: str) -> Callable[[World], None]:
+    return lambda world: world.change(model_version=name)
+
+
+def command(name: str, identity: str = "1") -> Callable[[World], None]:
+    return lambda world: world.give(name, identity)
+
+
+def answer(name: str, values: dict[str, Measurement | None]) -> Callable[[World], None]:
+    def do(world: World) -> None:
+        world.values[name] = values
+        world.say(f"metrics: {name} {', '.join(f'{key}={_show(value)}' for key, value in values.items()) or 'fine'}")
+
+    return do
+
+
+def _show(value: Measurement | None) -> str:
+    return "nothing" if value is None or value.value is None else f"{value.value:g}"
+
+
+def source(*, down: bool) -> Callable[[World], None]:
+    def do(world: World) -> None:
+        world.source_down = down
+        world.say(f"metrics: the source is {'down' if down else 'up'}")
+
+    return do
+
+
+def freeze(proxy: int, *, frozen: bool) -> Callable[[World], None]:
+    def do(world: World) -> None:
+        world.proxies[proxy].frozen = frozen
+        world.say(f"proxy: {world.proxies[proxy].name} {'does not answer' if frozen else 'answers'}")
+
+    return do
+
+
+# The scenarios
+
+
+@scenario(12, "v1", history=("v1 Promoted",))
+def first_release() -> World:
+    return make_world()
+
+
+@scenario(40, "v2", history=("v1 Promoted", "v2 Promoted"), seeds=50)
+def promote() -> World:
+    return make_world(Event(settled_on("v1"), release("v2")))
+
+
+@scenario(40, "v1", DeploymentPhase.ROLLED_BACK, ("v1 Promoted", "v2 RolledBack"), seeds=50)
+def scenario_03_threshold_crossed() -> World:
+    return make_world(Event(settled_on("v1"), release("v2")), Event(at_step("v2", 1), answer("v2", BAD)))
+
+
+@scenario(60, "v3", history=("v1 Promoted", "v2 Superseded", "v3 Promoted"), seeds=50)
+def scenario_01_superseded_at_90() -> World:
+    return make_world(Event(settled_on("v1"), release("v2")), Event(at_step("v2", 2), release("v3")))
+
+
+@scenario(40, "v1", history=("v1 Promoted", "v2 Superseded"))
+def scenario_02_superseded_by_stable() -> World:
+    return make_world(Event(settled_on("v1"), release("v2")), Event(at_step("v2", 1), release("v1")))
+
+
+@scenario(60, "v2", history=("v1 Promoted", "v2 Promoted"), seeds=50)
+def scenario_04_no_data() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(at_step("v2", 0), answer("v2", EMPTY)),
+        Event(holding, answer("v2", {}), after=12),
+        analysis={"interval": "1s", "max_hold": "8s", "metrics": [{"name": "errorRate", "max": 0.05}]},
+    )
+
+
+@scenario(60, "v2", history=("v1 Promoted", "v2 Promoted"))
+def scenario_05_inconclusive_then_promote() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(at_step("v2", 0), answer("v2", BETWEEN)),
+        Event(in_phase(DeploymentPhase.PAUSED), command("Promote"), after=2),
+        Event(at_once, answer("v2", {})),
+        analysis={
+            "interval": "1s",
+            "metrics": [{"name": "errorRate", "max": 0.05, "fail_above": 0.1, "inconclusive_limit": 3}],
+        },
+    )
+
+
+@scenario(60, "v2", history=("v1 Promoted", "v2 Promoted"), seeds=50)
+def scenario_06_source_outage() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(at_step("v2", 0), source(down=True)),
+        Event(holding, source(down=False), after=10),
+    )
+
+
+@scenario(40, "v2", history=("v1 Promoted", "v2 Promoted"))
+def scenario_07_dry_run() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(at_once, answer("v2", {"custom": Measurement(9.0)})),
+        analysis={
+            "interval": "1s",
+            "metrics": [
+                {"name": "errorRate", "max": 0.05},
+                {"name": "custom", "query": "up", "max": 3, "dry_run": True},
+            ],
+        },
+    )
+
+
+@scenario(60, "v1", DeploymentPhase.ROLLED_BACK, ("v1 Promoted", "v2 Aborted"), loses_traffic=True, seeds=50)
+def scenario_08_abort_while_stable_lacks_capacity() -> World:
+    def lose_three(world: World) -> None:
+        world.kill_pods("v1", 3, slower=6)
+        world.give("Abort", "1")
+
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(at_step("v2", 1), lose_three),
+        strategy=steps("75", "30s"),
+    )
+
+
+@scenario(70, "v2", history=("v1 Promoted", "v2 Aborted", "v2 Promoted"), seeds=50)
+def scenario_09_abort_retry_promote() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(at_step("v2", 1), command("Abort", "1")),
+        Event(in_phase(DeploymentPhase.ROLLED_BACK), command("Retry", "2"), after=5),
+        Event(at_step("v2", 1), command("Promote", "3")),
+    )
+
+
+@scenario(70, "v1", history=("v1 Promoted", "v2 Promoted", "v1 Promoted"))
+def scenario_10_back_within_window() -> World:
+    return make_world(Event(settled_on("v1"), release("v2")), Event(settled_on("v2"), release("v1")))
+
+
+@scenario(80, "v1", history=("v1 Promoted", "v2 Promoted", "v3 Promoted", "v1 Promoted"))
+def scenario_10_back_outside_window() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(settled_on("v2"), release("v3")),
+        Event(settled_on("v3"), release("v1")),
+        rollback={"window": 1, "drain_delay": "3s"},
+    )
+
+
+@scenario(60, "v2", history=("v1 Promoted", "v2 Promoted"), seeds=50)
+def scenario_11_router_does_not_confirm() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(at_step("v2", 0), freeze(1, frozen=True)),
+        Event(
+            lambda world: bool(world.status.canary and world.status.canary.step == 1), freeze(1, frozen=False), after=12
+        ),
+        progress_deadline="8s",
+    )
+
+
+@scenario(50, "v2", history=("v1 Promoted", "v2 Promoted"))
+def pause_step() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(in_phase(DeploymentPhase.PAUSED), command("Promote"), after=3),
+        strategy=steps("25", "pause", "50", "3s"),
+    )
+
+
+@scenario(50, "v2", history=("v1 Promoted", "v2 Promoted"))
+def promote_fully() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(at_step("v2", 1), command("PromoteFully")),
+        strategy=steps("25", "pause"),
+    )
+
+
+@scenario(60, "v1", DeploymentPhase.ROLLED_BACK, ("v1 Promoted", "v2 RolledBack"))
+def immediate_switches_back_in_bake() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(baking, answer("v2", BAD)),
+        strategy={"type": "Immediate", "immediate": {"bake": "6s"}},
+    )
+
+
+@scenario(60, "v2", history=("v1 Promoted", "v2 Promoted"))
+def immediate() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2")), strategy={"type": "Immediate", "immediate": {"bake": "4s"}}
+    )
+
+
+@scenario(60, "v1", DeploymentPhase.ROLLED_BACK, ("v1 Promoted", "v2 RolledBack"))
+def canary_never_ready() -> World:
+    world = make_world(Event(settled_on("v1"), release("v2")), progress_deadline="10s")
+    world.broken.add("v2")
+    return world
+
+
+@scenario(60, "v2", history=("v1 Superseded", "v2 Promoted"))
+def first_release_never_ready() -> World:
+    world = make_world(Event(in_phase(DeploymentPhase.DEGRADED), release("v2"), after=3), progress_deadline="10s")
+    world.broken.add("v1")
+    return world
+
+
+@scenario(60, "v2", history=("v1 Promoted", "v2 Promoted"), loses_traffic=True)
+def canary_pods_die() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2")), Event(at_step("v2", 0), lambda world: world.kill_pods("v2"))
+    )
+
+
+@scenario(60, "v2", history=("v1 Promoted", "v2 Promoted"))
+def paused_and_resumed() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(at_step("v2", 0), lambda world: world.change(paused=True)),
+        Event(in_phase(DeploymentPhase.PAUSED), lambda world: world.change(paused=False), after=8),
+    )
+
+
+@scenario(60, "v2", history=("v1 Promoted", "v2 Promoted"))
+def steps_change_under_way() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(at_step("v2", 1), lambda world: world.change(strategy=steps("20", "3s", "60", "3s"))),
+    )
+
+
+@scenario(60, "v2", history=("v1 Promoted", "v2 Promoted"))
+def version_appears_late() -> World:
+    def vanish(world: World) -> None:
+        del world.models["v2"]
+        world.change(model_version="v2")
+
+    return make_world(
+        Event(settled_on("v1"), vanish),
+        Event(at_once, lambda world: world.add_model("v2", ModelState.VALIDATING), after=4),
+        Event(at_once, lambda world: world.add_model("v2"), after=4),
+    )
+
+
+@scenario(60, "v1", DeploymentPhase.ROLLED_BACK, ("v1 Promoted", "v2 Aborted"))
+def person_aborts_without_automatic_rollback() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(at_step("v2", 0), answer("v2", BAD)),
+        Event(in_phase(DeploymentPhase.PAUSED), command("Abort"), after=5),
+        rollback={"automatic": False, "drain_delay": "3s"},
+    )
+
+
+@scenario(60, "v1", history=("v1 Promoted",))
+def scaled_while_settled() -> World:
+    return make_world(
+        Event(settled_on("v1"), lambda world: world.change(serving={"replicas": 6})),
+        Event(in_phase(DeploymentPhase.HEALTHY), lambda world: world.change(serving={"replicas": 2}), after=5),
+    )
+
+
+@scenario(60, "v1", history=("v1 Promoted",))
+def pods_are_rebuilt_on_new_resources() -> World:
+    return make_world(
+        Event(settled_on("v1"), lambda world: world.change(serving={"replicas": 4, "resources": {"cpu": "2"}}))
+    )
+
+
+@scenario(60, "v2", history=("v1 Promoted", "v2 Promoted"))
+def route_edited_by_hand() -> World:
+    def edit(world: World) -> None:
+        backends = (Backend(version("v2"), 80.0, Role.CANARY), Backend(version("v1"), 20.0, Role.STABLE))
+        world.route, world.route_generation = SetRoute(backends), world.route_generation + 1
+        world.say("user: edits the Route to 80/20")
+
+    return make_world(Event(settled_on("v1"), release("v2")), Event(at_step("v2", 0), edit))
+
+
+@scenario(60, "v2", history=("v1 Promoted", "v2 Promoted"))
+def route_deleted_by_hand() -> World:
+    def delete(world: World) -> None:
+        world.route = None
+        world.say("user: deletes the Route")
+
+    return make_world(Event(settled_on("v1"), release("v2")), Event(at_step("v2", 1), delete))
+
+
+@scenario(60, "v2", history=("v2 Promoted",))
+def status_lost_under_way() -> World:
+    def lose(world: World) -> None:
+        world.status = DeploymentStatus()
+        world.say("user: the status is lost")
+
+    return make_world(Event(settled_on("v1"), release("v2")), Event(at_step("v2", 1), lose))
+
+
+@scenario(60, "v1", history=("v1 Promoted", "v1 Promoted"))
+def same_name_other_digest() -> World:
+    def replace(world: World) -> None:
+        world.add_model("v1", digest="f" * 64)
+        world.say("user: makes ModelVersion v1 anew with another file")
+
+    return make_world(Event(settled_on("v1"), replace))
+
+
+@scenario(60, "v1", DeploymentPhase.ROLLED_BACK, ("v1 Promoted", "v2 RolledBack"))
+def canary_with_wrong_checksum() -> World:
+    world = make_world(Event(settled_on("v1"), release("v2")))
+    world.corrupt.add("v2")
+    return world
+
+
+@scenario(60, "v1", DeploymentPhase.DEGRADED, ("v1 Promoted",))
+def version_is_rejected() -> World:
+    world = make_world(Event(settled_on("v1"), release("v2")))
+    world.add_model("v2", ModelState.REJECTED)
+    return world
+
+
+@scenario(60, "v2", history=("v1 Promoted", "v2 Promoted"), loses_traffic=True)
+def stable_pods_die_under_way() -> World:
+    """Nobody proven is there to take the share of stable, so it stays where it is until stable is back."""
+    return make_world(
+        Event(settled_on("v1"), release("v2")), Event(at_step("v2", 1), lambda world: world.kill_pods("v1", slower=3))
+    )
+
+
+@scenario(80, "v2", history=("v1 Promoted", "v2 Promoted"), loses_traffic=True)
+def release_waits_for_a_test() -> World:
+    test = Experiment("wider-net", "wide", version("v3"), 50.0, "x-user-id")
+
+    def begin(world: World) -> None:
+        world.experiment = test
+        world.say("test: begins")
+
+    def end(world: World) -> None:
+        world.experiment = None
+        world.say("test: ends")
+
+    def runs(world: World) -> bool:
+        return world.status.experiment is not None and world.status.experiment.percent == 50
+
+    return make_world(
+        Event(settled_on("v1"), begin),
+        Event(runs, release("v2"), after=3),
+        Event(at_once, lambda world: world.kill_pods("v3"), after=3),
+        Event(runs, end, after=10),
+    )
+
+
+@scenario(60, "v1", history=("v1 Promoted",))
+def commands_without_sense() -> World:
+    return make_world(
+        Event(settled_on("v1"), command("Abort", "1")),
+        Event(at_once, command("Explode", "2"), after=2),
+        Event(at_once, command("Retry", "3"), after=2),
+    )
+
+
+@scenario(90, "v2", history=("v1 Promoted", "v2 RolledBack", "v3 Promoted", "v2 Promoted"))
+def rejected_version_is_tried_again_after_another() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(at_step("v2", 0), answer("v2", BAD)),
+        Event(in_phase(DeploymentPhase.ROLLED_BACK), release("v3"), after=6),
+        Event(settled_on("v3"), answer("v2", {})),
+        Event(at_once, release("v2")),
+    )

@@ -1,0 +1,417 @@
+"""A small world that drives the release planner to its fixed point: pods, proxies, metrics, an operator that may die.
+
+The operator here does what the real reconciler does: observe, plan, act, record. In the default order it is woken
+only by what it observes and by ``recheck_after``, so a forgotten timer is a hanging scenario. In a seeded random order
+the actors take turns at random, the operator dies between any two acts and status writes are lost.
+
+Every act is checked against the invariants of a release at the moment it happens, against what each proxy really
+runs, which is more than the operator can know.
+"""
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from tidegate.api.base import ComputeResources
+from tidegate.api.deployment import DeploymentSpec, DeploymentStatus
+from tidegate.domain.release import (
+    ApplyWorkload,
+    Backend,
+    CommandRequest,
+    DeleteWorkload,
+    Experiment,
+    Measurement,
+    ModelState,
+    Observed,
+    ObservedRoute,
+    Plan,
+    SetRoute,
+    VersionID,
+    Workload,
+)
+from tidegate.domain.rollout import measurements_due, plan_rollout
+from tidegate.domain.steps import release_steps
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+TICK = timedelta(seconds=1)
+Act = ApplyWorkload | SetRoute | DeleteWorkload
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happens once the world has come to a point; events happen one after the other."""
+
+    when: Callable[["World"], bool]
+    do: Callable[["World"], object]
+    after: int = 0
+    """Seconds after that point."""
+
+
+def digest_of(name: str) -> str:
+    return (name.encode().hex() * 64)[:64]
+
+
+def version(name: str, digest: str | None = None) -> VersionID:
+    return VersionID(name, digest or digest_of(name))
+
+
+class InvariantError(AssertionError):
+    pass
+
+
+@dataclass
+class Pods:
+    """Pods of one workload; each becomes ready some ticks after it was made, unless the version is broken."""
+
+    replicas: int = 0
+    ages: list[int] = field(default_factory=list)
+    fatal: bool = False
+    resources: ComputeResources | None = None
+
+
+@dataclass
+class Proxy:
+    """One Envoy: runs what it acknowledged last."""
+
+    name: str
+    generation: int = 0
+    backends: tuple[Backend, ...] = ()
+    frozen: bool = False
+
+
+@dataclass
+class World:
+    spec: DeploymentSpec
+    ready_after: int = 2
+    models: dict[str, tuple[ModelState, str]] = field(default_factory=dict)
+    values: dict[str, dict[str, Measurement | None]] = field(default_factory=dict)
+    """Answers of the metric source by version and metric; a metric that is not named there passes."""
+    source_down: bool = False
+    broken: set[str] = field(default_factory=set)
+    """Versions whose pods never become ready."""
+    corrupt: set[str] = field(default_factory=set)
+    """Versions whose artifact has another checksum."""
+    command: CommandRequest | None = None
+    experiment: Experiment | None = None
+    generation: int = 1
+    now: datetime = START
+    workloads: dict[VersionID, Pods] = field(default_factory=dict)
+    route: SetRoute | None = None
+    route_generation: int = 0
+    confirmed_generation: int = 0
+    live: dict[VersionID, float] = field(default_factory=dict)
+    proxies: list[Proxy] = field(default_factory=lambda: [Proxy("envoy-a"), Proxy("envoy-b")])
+    status: DeploymentStatus = field(default_factory=DeploymentStatus)
+    through_json: bool = True
+    """Keep the status as the API server does, as JSON; slower."""
+    log: list[str] = field(default_factory=list)
+    lost: float = 0.0
+    """Seconds times percent of traffic that a proxy sent to a version without a ready pod."""
+    plans: int = 0
+    decided: list[tuple[str, str | None]] = field(default_factory=list)
+    """Action and version of every decision whose record was kept."""
+    events: list[Event] = field(default_factory=list)
+    _reached: datetime | None = None
+    _seen: object = None
+    _wake: datetime | None = START
+
+    # What people do
+
+    def change(self, **fields: object) -> None:
+        """Change the spec, as `kubectl apply` does."""
+        self.spec = DeploymentSpec.model_validate(self.spec.model_dump(by_alias=False) | fields)
+        self.generation += 1
+        self.say(f"user: {', '.join(f'{key}={value}' for key, value in fields.items())}")
+
+    def give(self, command: str, identity: str) -> None:
+        self.command = CommandRequest(identity, command, by="ada")
+        self.say(f"user: {command}")
+
+    def add_model(self, name: str, state: ModelState = ModelState.READY, digest: str | None = None) -> None:
+        self.models[name] = (state, digest or digest_of(name))
+
+    def kill_pods(self, name: str, count: int | None = None, slower: int = 0) -> None:
+        """Kill pods of a version (all of them by default); new ones start, `slower` seconds later than usual."""
+        for key, pods in self.workloads.items():
+            if key.model_version == name:
+                number = len(pods.ages) if count is None else count
+                pods.ages = sorted(pods.ages[number:] + [-slower] * number, reverse=True)
+        self.say(f"node: pods of {name} die")
+
+    # What the cluster does
+
+    def pass_time(self) -> None:
+        self.now += TICK
+        for key, pods in self.workloads.items():
+            starts = key.model_version not in self.broken | self.corrupt
+            pods.ages = [age + starts for age in pods.ages]
+        self.lost += sum(
+            each.percent
+            for proxy in self.proxies
+            for each in proxy.backends
+            if self.ready(each.version) == 0 and each.percent > 0
+        )
+
+    def run_workloads(self) -> None:
+        for pods in self.workloads.values():
+            missing = pods.replicas - len(pods.ages)
+            pods.ages = sorted(pods.ages, reverse=True)[: pods.replicas] + [0] * max(0, missing)
+
+    def run_router(self) -> None:
+        for proxy in self.proxies:
+            if not proxy.frozen and self.route is not None:
+                proxy.generation, proxy.backends = self.route_generation, self.route.backends
+        if self.route is not None and all(each.generation == self.route_generation for each in self.proxies):
+            self.confirmed_generation = self.route_generation
+            self.live = {each.version: each.percent for each in self.route.backends}
+
+    def ready(self, of: VersionID) -> int:
+        pods = self.workloads.get(of)
+        return sum(age >= self.ready_after for age in pods.ages) if pods else 0
+
+    # What the operator does
+
+    def observe(self) -> Observed:
+        state, digest = self.models.get(self.spec.model_version, (ModelState.MISSING, None))
+        return Observed(
+            name="connect4",
+            generation=self.generation,
+            state=state,
+            digest=digest,
+            state_message="its checks failed" if state is ModelState.REJECTED else "",
+            workloads={key: self._observe_pods(key, pods) for key, pods in self.workloads.items()},
+            route=self._observe_route(),
+            command=self.command,
+            experiment=self.experiment,
+            endpoint="http://connect4.default:8000",
+        )
+
+    def _observe_pods(self, key: VersionID, pods: Pods) -> Workload:
+        problem = "the artifact has another checksum" if pods.fatal else None
+        problem = problem or ("the image cannot be pulled" if key.model_version in self.broken else None)
+        return Workload(
+            version=key,
+            replicas=pods.replicas,
+            ready=self.ready(key),
+            current=pods.resources == self.spec.serving.resources,
+            rolled_out=len(pods.ages) == pods.replicas,
+            problem=problem,
+            fatal=pods.fatal,
+        )
+
+    def _observe_route(self) -> ObservedRoute:
+        if self.route is None:
+            return ObservedRoute()
+        return ObservedRoute(
+            exists=True,
+            backends=self.route.backends,
+            sticky=self.route.sticky,
+            confirmed=self.confirmed_generation == self.route_generation,
+            live=self._live_by_name(),
+            missing=tuple(each.name for each in self.proxies if each.generation != self.route_generation),
+        )
+
+    def _live_by_name(self) -> dict[VersionID, float]:
+        """Return the live shares as the router tells them: by name, so two artifacts of one name look alike."""
+        by_name = {each.model_version: percent for each, percent in self.live.items()}
+        known = {*self.workloads, *self.live}
+        return {each: by_name[each.model_version] for each in known if each.model_version in by_name}
+
+    def measure(self, observed: Observed, status: DeploymentStatus) -> Observed:
+        queries = measurements_due(self.spec, status, observed, self.now)
+        answers: dict[str, Measurement] = {}
+        for query in queries:
+            name = query.metric.name
+            if self.source_down:
+                answers[name] = Measurement(error="connection refused")
+                continue
+            found = self.values.get(query.version.model_version, {}).get(name, Measurement(0.0, samples=1000))
+            stable = self.values.get(query.stable.model_version, {}).get(name) if query.stable else None
+            answers[name] = replace(found or Measurement(), stable_value=stable.value if stable else None)
+        return replace(observed, measurements=answers)
+
+    def is_awake(self) -> bool:
+        return self.observe() != self._seen or (self._wake is not None and self.now >= self._wake)
+
+    def reconcile(self, die_after: int | None = None, *, lose_status: bool = False) -> None:
+        """Observe, plan, act, record; `die_after` acts the operator dies."""
+        status = self.status
+        seen = self.observe()
+        observed = self.measure(seen, status)
+        plan = plan_rollout(self.spec, status, observed, self.now)
+        self.plans += 1
+        self.check_plan(status, plan)
+        is_alive = die_after is None and not lose_status
+        if plan.record_first:
+            if lose_status:
+                return
+            self.record(plan)
+        if plan.record_first or is_alive:
+            self.narrate(plan)
+        acts: list[Act] = [*plan.apply, *([plan.route] if plan.route else []), *plan.delete]
+        for number, act in enumerate(acts):
+            if die_after is not None and number >= die_after:
+                return
+            self.act(act)
+        if not is_alive:
+            return
+        if not plan.record_first:
+            self.record(plan)
+        self.explain(status, plan.status)
+        self._seen = seen
+        self._wake = self.now + plan.recheck_after if plan.recheck_after is not None else None
+
+    def record(self, plan: Plan) -> None:
+        self.status = plan.status
+        if self.through_json:
+            self.status = DeploymentStatus.model_validate_json(json.dumps(plan.status.to_json()))
+            if self.status != plan.status:
+                raise InvariantError("the status does not survive its own JSON")
+        self.decided += [(each.action, each.model_version) for each in plan.decisions]
+
+    def narrate(self, plan: Plan) -> None:
+        for decision in plan.decisions:
+            share = f" {decision.from_:g} → {decision.to:g} %" if decision.to is not None else ""
+            about = f" {decision.model_version}" if decision.model_version else ""
+            self.say(f"{decision.action}{about}{share} [{decision.reason}] {decision.message}")
+
+    def explain(self, before: DeploymentStatus, after: DeploymentStatus) -> None:
+        if (before.phase, before.message) != (after.phase, after.message):
+            ready = next(each for each in after.conditions if each.type == "Ready")
+            self.say(f"    {after.phase} ({ready.reason}): {after.message}")
+
+    def act(self, act: Act) -> None:
+        if isinstance(act, ApplyWorkload):
+            self.say(f"  apply {act.version} × {act.replicas}")
+            self.check_scale(act)
+            pods = self.workloads.setdefault(act.version, Pods(fatal=act.version.model_version in self.corrupt))
+            pods.replicas, pods.resources = act.replicas, self.spec.serving.resources
+        elif isinstance(act, SetRoute):
+            self.say("  route " + " ".join(f"{each.version}={each.percent:g}" for each in act.backends))
+            self.check_route(act)
+            self.route, self.route_generation = act, self.route_generation + 1
+        else:
+            self.say(f"  delete {act.version}")
+            self.check_removal(act.version)
+            del self.workloads[act.version]
+
+    # Invariants
+
+    def check_plan(self, before: DeploymentStatus, plan: Plan) -> None:
+        old, new = before.canary, plan.status.canary
+        if (
+            old
+            and new
+            and old.started_at == new.started_at
+            and old.steps_hash == new.steps_hash
+            and new.step > old.step
+        ):
+            self.check_confirmed(
+                VersionID(old.model_version, old.digest), release_steps(self.spec)[new.step - 1].percent
+            )
+        stable = plan.status.stable
+        if stable and before.stable and stable.model_version != before.stable.model_version:
+            if stable.model_version != self.spec.model_version:
+                raise InvariantError(
+                    f"{stable.model_version} was promoted, but the spec asks for {self.spec.model_version}"
+                )
+            self.check_confirmed(VersionID(stable.model_version, stable.digest), 100)
+        if plan.idle and plan.recheck_after is None and plan.status.phase == "Healthy":
+            again = plan_rollout(self.spec, plan.status, self.observe(), self.now + timedelta(hours=5))
+            if not again.idle or again.status != plan.status:
+                raise InvariantError("a settled object is not left alone")
+
+    def check_confirmed(self, of: VersionID, percent: float) -> None:
+        for proxy in self.proxies:
+            runs = sum(each.percent for each in proxy.backends if each.version == of)
+            if runs != percent:
+                raise InvariantError(f"step taken, but {proxy.name} gives {of} {runs} %, not {percent} %")
+
+    def check_route(self, act: SetRoute) -> None:
+        total = sum(each.percent for each in act.backends)
+        if abs(total - 100) > 1e-9 or any(each.percent < 0 or each.percent > 100 for each in act.backends):
+            raise InvariantError(f"weights {act.backends} do not sum to 100")
+        before = {each.version: each.percent for each in self.route.backends} if self.route else {}
+        for each in act.backends:
+            if each.percent > before.get(each.version, 0) and self.ready(each.version) == 0:
+                raise InvariantError(f"{each.version} gets {each.percent} % and has no ready pod")
+
+    def check_scale(self, act: ApplyWorkload) -> None:
+        pods = self.workloads.get(act.version)
+        if pods is None or act.replicas >= pods.replicas or self.spec.serving.replicas < pods.replicas:
+            return
+        needed = max(self._real_share(proxy, act.version) for proxy in self.proxies) * self.spec.serving.replicas / 100
+        if act.replicas < needed:
+            raise InvariantError(f"{act.version} is scaled to {act.replicas} and serves the share of {needed} pods")
+
+    def check_removal(self, of: VersionID) -> None:
+        for proxy in self.proxies:
+            if self._real_share(proxy, of) > 0:
+                raise InvariantError(f"{of} is removed, but {proxy.name} still sends it traffic")
+
+    def _real_share(self, proxy: Proxy, of: VersionID) -> float:
+        return sum(each.percent for each in proxy.backends if each.version == of)
+
+    # Running
+
+    def say(self, line: str) -> None:
+        self.log.append(f"{(self.now - START).total_seconds():6g} s  {line}")
+
+    def run(self, seconds: int) -> None:
+        """Run in the default order: time, events, pods, then operator and router until nothing is left to do."""
+        for _ in range(seconds):
+            self.pass_time()
+            self._happen()
+            self.run_workloads()
+            for _ in range(20):
+                if not self.is_awake():
+                    break
+                self.reconcile()
+                self.run_workloads()
+                self.run_router()
+            else:
+                raise InvariantError(f"the operator does not come to rest at {self.now}")
+
+    def run_randomly(self, seconds: int, seed: int, calm: int) -> None:
+        """Run in a seeded random order with deaths and lost writes, then `calm` seconds without, to the fixed point."""
+        chance = random.Random(seed)
+        self.through_json = False
+        for _ in range(seconds):
+            if self.is_at_rest():
+                break
+            self.pass_time()
+            self._happen()
+            turns = [self.run_workloads, self.run_router, lambda: self._stumble(chance), lambda: self._stumble(chance)]
+            chance.shuffle(turns)
+            for turn in turns[: chance.randint(1, len(turns))]:
+                turn()
+        self._wake = self.now
+        for _ in range(calm):
+            self.run(1)
+            if self.is_at_rest():
+                break
+
+    def is_at_rest(self) -> bool:
+        """Tell whether nothing would happen any more."""
+        return not self.events and self._wake is None and not self.is_awake()
+
+    def _stumble(self, chance: random.Random) -> None:
+        if not self.is_awake() and chance.random() < 0.9:
+            return
+        kind = chance.random()
+        if kind < 0.5:
+            self.reconcile()
+        elif kind < 0.75:
+            self.reconcile(die_after=chance.randint(0, 2))
+        else:
+            self.reconcile(lose_status=True)
+
+    def _happen(self) -> None:
+        if not self.events or not (self._reached or self.events[0].when(self)):
+            return
+        self._reached = self._reached or self.now
+        if self.now >= self._reached + self.events[0].after * TICK:
+            self._reached = None
+            self.events.pop(0).do(self)

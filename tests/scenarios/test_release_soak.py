@@ -1,0 +1,97 @@
+"""Releases under random people, random faults and an operator that dies: the invariants hold, and all comes to rest."""
+
+import random
+
+import pytest
+
+from tests.scenarios.releases import BAD, BETWEEN, EMPTY, make_world, steps
+from tests.scenarios.simulator import World, version
+from tidegate.api.deployment import DeploymentPhase
+from tidegate.domain.release import Experiment, Measurement, ModelState
+
+NAMES = ("v1", "v2", "v3")
+STRATEGIES: tuple[dict[str, object], ...] = (
+    {"canary": {"initial_percent": 10, "increment_percent": 40, "interval": "2s"}},
+    {"canary": {"initial_percent": 50, "increment_percent": 50, "interval": "2s", "bake": "3s"}},
+    {"type": "Immediate", "immediate": {"bake": "2s"}},
+    steps("20", "2s", "60", "1s", "30", "2s"),
+)
+ANSWERS: tuple[dict[str, Measurement | None], ...] = ({}, {}, {}, BAD, EMPTY, BETWEEN)
+
+
+def ask(world: World, chance: random.Random) -> None:
+    """Change what the spec asks for."""
+    changes: tuple[dict[str, object], ...] = (
+        {"model_version": chance.choice(NAMES)},
+        {"strategy": chance.choice(STRATEGIES)},
+        {"serving": {"replicas": chance.randint(1, 5)}},
+        {"paused": not world.spec.paused},
+    )
+    world.change(**chance.choice((changes[0], changes[0], *changes)))
+
+
+def command(world: World, chance: random.Random) -> None:
+    world.give(chance.choice(("Promote", "PromoteFully", "Abort", "Retry")), str(chance.random()))
+
+
+def answer(world: World, chance: random.Random) -> None:
+    world.values[chance.choice(NAMES)] = chance.choice(ANSWERS)
+
+
+def toggle_source(world: World, _: random.Random) -> None:
+    world.source_down = not world.source_down
+
+
+def kill(world: World, chance: random.Random) -> None:
+    world.kill_pods(chance.choice(NAMES), chance.randint(1, 3))
+
+
+def toggle_proxy(world: World, chance: random.Random) -> None:
+    proxy = chance.choice(world.proxies)
+    proxy.frozen = not proxy.frozen
+
+
+def toggle_broken(world: World, chance: random.Random) -> None:
+    world.broken ^= {chance.choice(NAMES)}
+
+
+def toggle_test(world: World, chance: random.Random) -> None:
+    test = Experiment("test", "arm", version(chance.choice(NAMES)), 30.0, "x-user-id")
+    world.experiment = None if world.experiment else test
+
+
+def toggle_rejection(world: World, chance: random.Random) -> None:
+    name = chance.choice(NAMES)
+    state = world.models[name][0]
+    world.add_model(name, ModelState.READY if state is ModelState.REJECTED else ModelState.REJECTED)
+
+
+DISTURBANCES = (ask, ask, ask, command, command, answer, toggle_source, kill, toggle_proxy)
+RARE = (toggle_broken, toggle_test, toggle_rejection)
+
+
+def end_all_faults(world: World) -> None:
+    """End every fault; what is asked for is a version that is fine."""
+    world.source_down = False
+    world.values, world.broken, world.experiment = {}, set(), None
+    for proxy in world.proxies:
+        proxy.frozen = False
+    world.add_model("v4")
+    world.change(model_version="v4", strategy=STRATEGIES[0], paused=False)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_releases_keep_every_invariant_and_come_to_rest(seed: int) -> None:
+    chance = random.Random(seed)
+    world = make_world(strategy=chance.choice(STRATEGIES), progress_deadline="6s")
+    for _ in range(14):
+        world.run_randomly(chance.randint(1, 8), chance.randrange(2**31), calm=0)
+        chance.choice(DISTURBANCES + RARE)(world, chance)
+    end_all_faults(world)
+    world.run(90)
+    status = world.status
+    assert status.phase is DeploymentPhase.HEALTHY, "\n".join(world.log)
+    assert status.stable is not None
+    assert status.stable.model_version == "v4"
+    assert [each.model_version for each in world.workloads] == ["v4"]
+    assert not world.is_awake()
