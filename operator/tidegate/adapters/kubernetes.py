@@ -1,0 +1,228 @@
+"""The Kubernetes objects: reads from the cache, writes to the API server and at once into the cache."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from tidegate.adapters.cache import ObjectCache, key_of
+from tidegate.adapters.connection import APPLY_PATCH, MERGE_PATCH, ApiConnection, path_of
+from tidegate.errors import Conflict, Refused, Stalled, Waiting
+from tidegate.ports import WATCHED_KINDS, Clock, Key, Kind, Manifest, PodIdentity, kind_of
+
+__all__ = ["APPLIED_ANNOTATION", "KubernetesObjects", "KubernetesTokenReviews", "check_kinds", "merge_patch"]
+
+FIELD_MANAGER = "tidegate"
+APPLIED_ANNOTATION = "tidegate.dev/applied"
+"""Hash of what was applied last: tells when a field is to be taken back, which comparing alone would not see."""
+MEMORY = timedelta(minutes=10)
+"""How long an object that is not watched is believed to be as it was applied."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What came of the last apply of one object."""
+
+    digest: str
+    fingerprint: str
+    at: float
+
+
+class KubernetesObjects:
+    """The ports `Objects` and `Creation` on a real API server."""
+
+    def __init__(self, api: ApiConnection, cache: ObjectCache, clock: Clock) -> None:
+        """Use this connection and this cache."""
+        self._api = api
+        self._cache = cache
+        self._clock = clock
+        self._applied: dict[Key, Applied] = {}
+
+    def get(self, key: Key) -> Manifest | None:
+        """Return a watched object, or None."""
+        return self._cache.get(key)
+
+    def list(self, kind: Kind, namespace: str, labels: Mapping[str, str] | None = None) -> Sequence[Manifest]:
+        """Return the watched objects of one namespace that carry all these labels, ordered by name."""
+        return self._cache.list(kind, namespace, labels)
+
+    async def apply(self, manifest: Manifest, *, field_manager: str = FIELD_MANAGER) -> Manifest:
+        """Apply server-side unless the object already is like this."""
+        key = key_of(manifest)
+        digest = _digest(manifest)
+        wanted = _marked(manifest, digest) if field_manager == FIELD_MANAGER else manifest
+        live = self._cache.get(key)
+        if live is not None and live["metadata"].get("deletionTimestamp"):
+            raise Waiting("ChildBeingDeleted", f"waiting until {key} is deleted to make it anew", timedelta(seconds=5))
+        if self._is_applied(key, live, wanted, digest):
+            return live or manifest
+        params = {"fieldManager": field_manager, "force": "true"}
+        answer = await self._api.patch(_path(key), wanted, APPLY_PATCH, params)
+        if answer is None:
+            raise Refused("NamespaceNotFound", f"namespace {key.namespace} is gone")
+        self._applied[key] = Applied(digest, _fingerprint(answer), self._clock.now().timestamp())
+        return self._keep(answer)
+
+    async def create(self, manifest: Manifest) -> Manifest:
+        """Create an object; Conflict if there is one of this name."""
+        key = key_of(manifest)
+        return self._keep(await self._api.post(path_of(key.kind, key.namespace), manifest))
+
+    async def delete(self, key: Key) -> None:
+        """Delete in the background; an absent object is fine."""
+        await self._delete(key, {"propagationPolicy": "Background"})
+
+    async def delete_now(self, key: Key, uid: str) -> None:
+        """Delete the object with this uid without waiting for its node."""
+        options = {"gracePeriodSeconds": 0, "propagationPolicy": "Background", "preconditions": {"uid": uid}}
+        try:
+            await self._delete(key, options)
+        except Conflict:
+            logger.debug("another object has the name by now", extra={"fields": {"object": str(key)}})
+
+    async def patch_status(self, observed: Manifest, status: Mapping[str, Any]) -> Manifest:
+        """Write the difference between the observed and the wanted status, guarded by the observed resourceVersion."""
+        patch = merge_patch(observed.get("status") or {}, status)
+        if not patch:
+            return observed
+        key = key_of(observed)
+        metadata = {field: observed["metadata"][field] for field in ("uid", "resourceVersion")}
+        body = {"metadata": metadata, "status": patch}
+        answer = await self._api.patch(_path(key, "status"), body, MERGE_PATCH)
+        if answer is None:
+            raise Conflict("Deleted", f"{key} is gone")
+        return self._keep(answer)
+
+    def forget(self, key: Key) -> None:
+        """Drop what is remembered of an object that is gone."""
+        self._applied.pop(key, None)
+
+    def _is_applied(self, key: Key, live: Manifest | None, wanted: Manifest, digest: str) -> bool:
+        """Whether an apply would change nothing.
+
+        The API server may write what it was given in other words ("1000m" as "1"): then the live object never looks
+        as wanted, but stays exactly as the last apply of the same content left it.
+        """
+        last = self._applied.get(key)
+        same = last is not None and last.digest == digest
+        if key.kind not in WATCHED_KINDS:
+            return same and last is not None and self._clock.now().timestamp() - last.at < MEMORY.total_seconds()
+        if live is None:
+            return False
+        return _covers(live, wanted) or (same and last is not None and last.fingerprint == _fingerprint(live))
+
+    def _keep(self, manifest: Manifest) -> Manifest:
+        if kind_of(manifest) not in WATCHED_KINDS:
+            return manifest
+        self._cache.put(manifest)
+        return self._cache.get(key_of(manifest)) or manifest
+
+    async def _delete(self, key: Key, options: Manifest) -> None:
+        live = self._cache.get(key)
+        answer = await self._api.delete(_path(key), options)
+        self._applied.pop(key, None)
+        if answer is not None and answer.get("kind") == key.kind.name and answer["metadata"].get("finalizers"):
+            self._keep(answer)
+        elif live is not None:
+            self._cache.remove(live, own=True)
+
+
+class KubernetesTokenReviews:
+    """The port `TokenReviews`: asks the API server whose token it is."""
+
+    def __init__(self, api: ApiConnection) -> None:
+        """Use this connection."""
+        self._api = api
+
+    async def review(self, token: str, audience: str) -> PodIdentity | None:
+        """Return the pod that the token is bound to, if it is valid for the audience."""
+        review = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token, "audiences": [audience]},
+        }
+        answer = await self._api.post("/apis/authentication.k8s.io/v1/tokenreviews", review)
+        status = answer.get("status") or {}
+        if not status.get("authenticated") or audience not in (status.get("audiences") or ()):
+            return None
+        return _read_identity(status.get("user") or {})
+
+
+def _read_identity(user: Mapping[str, Any]) -> PodIdentity | None:
+    prefix, _, account = str(user.get("username", "")).partition("system:serviceaccount:")
+    extra = user.get("extra") or {}
+    names = extra.get("authentication.kubernetes.io/pod-name")
+    uids = extra.get("authentication.kubernetes.io/pod-uid")
+    if prefix or not account or not names or not uids:
+        return None
+    return PodIdentity(account.partition(":")[0], names[0], uids[0])
+
+
+async def check_kinds(api: ApiConnection, kinds: Sequence[Kind]) -> None:
+    """Make sure that the API server knows these custom kinds.
+
+    Raises:
+        Stalled: One is missing; the message says how to install it.
+    """
+    for version in sorted({kind.api_version for kind in kinds}):
+        answer = await api.get(f"/apis/{version}") or {}
+        known = {each["name"] for each in answer.get("resources", ())}
+        missing = sorted(kind.plural for kind in kinds if kind.api_version == version and kind.plural not in known)
+        if missing:
+            raise Stalled(
+                "MissingCRDs",
+                f"the cluster does not know {', '.join(missing)} of {version}; install the CRDs first "
+                "(helm install with crds.enabled=true, or kubectl apply -f crds/)",
+            )
+
+
+def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON merge patch (RFC 7396) that makes `new` of `old`; lists are replaced whole.
+
+    >>> merge_patch({"a": 1, "b": {"c": 1, "d": 2}, "e": [1]}, {"a": 1, "b": {"c": 3}, "e": [1, 2]})
+    {'b': {'c': 3, 'd': None}, 'e': [1, 2]}
+    """
+    patch: dict[str, Any] = {}
+    for name, value in new.items():
+        before = old.get(name)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            if inner := merge_patch(before, value):
+                patch[name] = inner
+        elif value != before or name not in old:
+            patch[name] = value
+    return patch | {name: None for name in old if name not in new}
+
+
+def _path(key: Key, subresource: str | None = None) -> str:
+    return path_of(key.kind, key.namespace, key.name, subresource)
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _fingerprint(manifest: Mapping[str, Any]) -> str:
+    """Identify the desired state of a live object: uid and generation, or the content of kinds without generation."""
+    metadata = manifest["metadata"]
+    own = {part: value for part, value in manifest.items() if part not in ("metadata", "status")}
+    marks = {part: metadata.get(part) for part in ("labels", "annotations", "ownerReferences")}
+    return f"{metadata['uid']} {metadata.get('generation') or _digest(own)} {_digest(marks)}"
+
+
+def _marked(manifest: Manifest, digest: str) -> Manifest:
+    annotations = (manifest["metadata"].get("annotations") or {}) | {APPLIED_ANNOTATION: digest}
+    return manifest | {"metadata": manifest["metadata"] | {"annotations": annotations}}
+
+
+def _covers(live: Any, wanted: Any) -> bool:
+    """Whether the live object has everything that is wanted; fields of others do not matter."""
+    if isinstance(wanted, Mapping):
+        return isinstance(live, Mapping) and all(key in live and _covers(live[key], wanted[key]) for key in wanted)
+    if isinstance(wanted, list):
+        return isinstance(live, list) and len(live) == len(wanted) and all(map(_covers, live, wanted))
+    return bool(live == wanted)

@@ -1,0 +1,220 @@
+"""The port `MetricSource` on Prometheus: raw counters, counted by us.
+
+``rate()`` and ``increase()`` extrapolate, need two samples of every series, and lose what a new series counted before
+its first scrape: a canary's first bad answers. Here the samples themselves are read, of all versions of the Deployment
+in one query, and their differences are added up, resets of a restarted proxy included.
+"""
+
+import asyncio
+import math
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import aiohttp
+
+from tidegate.domain.release import Measurement, Query
+from tidegate.domain.series import Series, Window, measure_quantile, measure_rate, measure_share
+from tidegate.errors import Unavailable
+
+__all__ = ["PrometheusMetrics"]
+
+REQUESTS = "envoy_cluster_upstream_rq_xx"
+LATENCIES = "envoy_cluster_upstream_rq_time_bucket"
+OUTCOMES = "tidegate_outcomes_total"
+POSITIVE = "tidegate_outcomes_positive_total"
+QUANTILES = {"latencyP50": 0.5, "latencyP95": 0.95, "latencyP99": 0.99}
+
+LOOKBACK = timedelta(seconds=60)
+"""How far before the window samples are read: a series that begins later than that began at zero."""
+LONGEST_RAW = timedelta(minutes=30)
+"""Longer windows are read at POINTS points instead of every sample."""
+POINTS = 360
+TIMEOUT = aiohttp.ClientTimeout(total=10, sock_connect=3)
+SHORTEST_PATIENCE = timedelta(milliseconds=500)
+
+
+@dataclass(slots=True)
+class Round:
+    """All questions of one look at one Deployment; what several metrics need is fetched once."""
+
+    namespace: str
+    deployment: str
+    start: datetime
+    end: datetime
+    fetched: dict[str, asyncio.Task[list[Series]]] = field(default_factory=dict)
+
+
+class PrometheusMetrics:
+    """Asks one Prometheus, or says that there is none."""
+
+    def __init__(self, url: str | None) -> None:
+        """Ask the server at `url`; nothing is opened yet."""
+        self._url = url
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def measure(
+        self, namespace: str, deployment: str, queries: Sequence[Query], patience: timedelta
+    ) -> Mapping[str, Measurement]:
+        """Answer all queries concurrently, within `patience`."""
+        rounds: dict[tuple[datetime, datetime], Round] = {}
+        for query in queries:
+            rounds.setdefault((query.start, query.end), Round(namespace, deployment, query.start, query.end))
+        seconds = max(patience, SHORTEST_PATIENCE).total_seconds()
+        work = (self._answer(rounds[query.start, query.end], query, seconds) for query in queries)
+        try:
+            answers = await asyncio.gather(*work)
+        finally:
+            for task in (task for look in rounds.values() for task in look.fetched.values()):
+                task.cancel()
+        return {query.metric.name: answer for query, answer in zip(queries, answers, strict=True)}
+
+    async def _answer(self, look: Round, query: Query, seconds: float) -> Measurement:
+        find = self._find_method(query)
+        if find is None:
+            known = "errorRate, requestRate, latencyP50, latencyP95, latencyP99"
+            return Measurement(error=f"{query.metric.name} is not built in ({known}); give it a query or a source")
+        try:
+            async with asyncio.timeout(seconds):
+                return await find(look, query)
+        except TimeoutError:
+            return Measurement(error=f"Prometheus at {self._url} did not answer within {seconds:.1f} s")
+        except Unavailable as error:
+            return Measurement(error=error.message)
+
+    def _find_method(self, query: Query) -> Callable[[Round, Query], Awaitable[Measurement]] | None:
+        metric = query.metric
+        if metric.query is not None:
+            return self._custom
+        if metric.source == "Outcomes":
+            return self._outcomes
+        if metric.name in QUANTILES:
+            return self._latency
+        return {"errorRate": self._error_rate, "requestRate": self._request_rate}.get(metric.name)
+
+    # Built-in metrics
+
+    async def _error_rate(self, look: Round, query: Query) -> Measurement:
+        window = await self._window(look, REQUESTS)
+        return _compare(query, lambda version: measure_share(window, window, version, _is_error))
+
+    async def _request_rate(self, look: Round, query: Query) -> Measurement:
+        window = await self._window(look, REQUESTS)
+        return _compare(query, lambda version: measure_rate(window, version))
+
+    async def _latency(self, look: Round, query: Query) -> Measurement:
+        window = await self._window(look, LATENCIES)
+        share = QUANTILES[query.metric.name]
+        return _compare(query, lambda version: measure_quantile(window, version, share))
+
+    async def _outcomes(self, look: Round, query: Query) -> Measurement:
+        label = f'metric="{query.metric.name}"'
+        total, positive = await asyncio.gather(self._window(look, OUTCOMES, label), self._window(look, POSITIVE, label))
+        return _compare(query, lambda version: measure_share(positive, total, version, lambda _: True))
+
+    async def _custom(self, look: Round, query: Query) -> Measurement:
+        stable = query.stable.model_version if query.stable else ""
+        value = await self._value(look, query, query.version.model_version, stable)
+        compared = await self._value(look, query, stable, stable) if query.stable else None
+        return Measurement(value=value, stable_value=compared)
+
+    # Requests
+
+    async def _value(self, look: Round, query: Query, version: str, stable: str) -> float | None:
+        text = _fill(query.metric.query or "", look, version, stable)
+        found = await self._ask(text, look.end)
+        if len(found) > 1:
+            raise Unavailable(
+                "BadQuery", f"the query gives {len(found)} series; aggregate them to one, e.g. with sum()"
+            )
+        value = found[0].samples[-1][1] if found else math.nan
+        return value if math.isfinite(value) else None
+
+    async def _window(self, look: Round, metric: str, *labels: str) -> Window:
+        """Read the samples of all versions of the Deployment, from LOOKBACK before the window on; fetched once."""
+        matchers = (f'tidegate_namespace="{look.namespace}"', f'tidegate_deployment="{look.deployment}"', *labels)
+        selector = f"{metric}{{{','.join(matchers)}}}[{_range(look)}]"
+        if selector not in look.fetched:
+            look.fetched[selector] = asyncio.create_task(self._ask(selector, look.end))
+        series = await asyncio.shield(look.fetched[selector])
+        return Window(series, look.start.timestamp(), look.end.timestamp())
+
+    async def _ask(self, promql: str, at: datetime) -> list[Series]:
+        if self._url is None:
+            raise Unavailable("NoPrometheus", "no Prometheus address is set; set prometheus.url in the chart's values")
+        form = {"query": promql, "time": f"{at.timestamp():.3f}"}
+        try:
+            async with self._open().post(f"{self._url}/api/v1/query", data=form) as answer:
+                status, body = answer.status, await answer.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            said = str(error) or type(error).__name__
+            raise Unavailable("PrometheusUnavailable", f"Prometheus at {self._url} did not answer: {said}") from error
+        except ValueError as error:
+            said = f"Prometheus at {self._url} answered {answer.status} without JSON"
+            raise Unavailable("PrometheusUnavailable", said) from error
+        if status != 200 or not isinstance(body, dict) or body.get("status") != "success":
+            refusal = body.get("error", status) if isinstance(body, dict) else status
+            raise Unavailable("BadQuery", f"Prometheus refused the query: {refusal}")
+        try:
+            return _read(body["data"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise Unavailable("BadAnswer", f"Prometheus at {self._url} answered with something else") from error
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=TIMEOUT)
+        return self._session
+
+
+def _compare(query: Query, measure: Callable[[str], Measurement]) -> Measurement:
+    """Measure the version, and the stable one where it is asked for."""
+    measured = measure(query.version.model_version)
+    if query.stable is None:
+        return measured
+    return replace(measured, stable_value=measure(query.stable.model_version).value)
+
+
+def _is_error(series: Series) -> bool:
+    return series.labels.get("envoy_response_code_class") == "5"
+
+
+def _range(look: Round) -> str:
+    """Return the PromQL range: every sample, or so many points of a long window."""
+    seconds = (look.end - look.start + LOOKBACK).total_seconds()
+    milliseconds = round(seconds * 1000)
+    if seconds <= LONGEST_RAW.total_seconds():
+        return f"{milliseconds}ms"
+    return f"{milliseconds}ms:{max(milliseconds // POINTS, 1)}ms"
+
+
+def _fill(promql: str, look: Round, version: str, stable: str) -> str:
+    """Fill in the placeholders; unknown ones stay and make Prometheus complain."""
+    known = {
+        "version": version,
+        "stable": stable,
+        "deployment": look.deployment,
+        "namespace": look.namespace,
+        "window": f"{max(round((look.end - look.start).total_seconds()), 1)}s",
+    }
+    return re.sub(r"{{\s*(\w+)\s*}}", lambda found: known.get(found[1], found[0]), promql)
+
+
+def _read(data: Mapping[str, Any]) -> list[Series]:
+    """Read a vector, a matrix or a scalar."""
+    if data["resultType"] == "scalar":
+        return [Series({}, [_sample(data["result"])])]
+    return [
+        Series(each.get("metric", {}), [_sample(pair) for pair in each.get("values") or [each["value"]]])
+        for each in data["result"]
+    ]
+
+
+def _sample(pair: Sequence[Any]) -> tuple[float, float]:
+    return float(pair[0]), float(pair[1])

@@ -1,0 +1,247 @@
+"""Deployment: keeps the pods, the shares and the status of one endpoint at what the release planner says."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from tidegate.api.ab_test import ABTest
+from tidegate.api.deployment import Deployment, DeploymentStatus, Verdict
+from tidegate.api.model_version import ModelVersion, Role
+from tidegate.domain.commands import parse_command
+from tidegate.domain.experiment import find_experiment
+from tidegate.domain.manifests import names
+from tidegate.domain.manifests.route import build_route
+from tidegate.domain.manifests.serving import SERVING_LABEL, Platform, build_endpoint, build_scale, build_serving
+from tidegate.domain.reasons import Action
+from tidegate.domain.release import ApplyWorkload, Experiment, ModelState, Observed, Plan, VersionID, Workload
+from tidegate.domain.rollout import measurements_due, plan_rollout
+from tidegate.errors import Conflict, Waiting
+from tidegate.ports import (
+    ABTEST,
+    CONFIG_MAP,
+    MODEL_VERSION,
+    POD,
+    ROUTE,
+    SERVICE,
+    WORKLOAD,
+    Clock,
+    Creation,
+    Events,
+    Key,
+    Manifest,
+    MetricSource,
+    Objects,
+    Requeue,
+    Telemetry,
+)
+from tidegate.reconcilers.observation import (
+    Scene,
+    known_versions,
+    make_served,
+    read_route,
+    read_workload,
+    version_of,
+)
+from tidegate.reconcilers.pattern import Gone, parse, parse_all, read
+
+__all__ = ["DeploymentReconciler"]
+
+SCALE_MANAGER = "tidegate-scale"
+"""Field manager that owns only spec.replicas of a workload that cannot be built any more."""
+WARNINGS = frozenset({Action.ROLL_BACK, Action.ABORT, Action.HOLD, Action.REFUSE_COMMAND})
+LONGEST_QUERY = timedelta(seconds=5)
+NAME_TAKEN_RECHECK = timedelta(seconds=30)
+
+
+class DeploymentReconciler:
+    """Reconciles one Deployment at a time."""
+
+    def __init__(
+        self,
+        objects: Objects,
+        creation: Creation,
+        metrics: MetricSource,
+        events: Events,
+        telemetry: Telemetry,
+        clock: Clock,
+        platform: Platform,
+    ) -> None:
+        """Take the ports, and what all serving pods have in common."""
+        self._objects = objects
+        self._creation = creation
+        self._metrics = metrics
+        self._events = events
+        self._telemetry = telemetry
+        self._clock = clock
+        self._platform = platform
+
+    async def reconcile(self, key: Key) -> Requeue | None:
+        """Observe, plan, act, record.
+
+        A decision that rests on measurements is recorded before it is acted on: they may not be had a second time.
+        """
+        now = self._clock.now()
+        scene = await self._observe(key, now)
+        plan = plan_rollout(scene.deployment.spec, scene.deployment.status, scene.observed, now)
+        for step in (self._record, self._act) if plan.record_first else (self._act, self._record):
+            await step(scene, plan)
+        return Requeue(plan.recheck_after) if plan.recheck_after is not None else None
+
+    # Observe
+
+    async def _observe(self, key: Key, now: datetime) -> Scene:
+        try:
+            deployment, manifest = read(self._objects, key, Deployment)
+        except Gone:
+            self._telemetry.forget(key.namespace, key.name)
+            raise
+        scene = self._gather(deployment, manifest)
+        queries = measurements_due(deployment.spec, deployment.status, scene.observed, now)
+        if not queries:
+            return scene
+        patience = min(LONGEST_QUERY, deployment.spec.analysis.interval * 0.8)
+        measured = await self._metrics.measure(key.namespace, key.name, queries, patience)
+        return replace(scene, observed=replace(scene.observed, measurements=measured))
+
+    def _gather(self, deployment: Deployment, manifest: Manifest) -> Scene:
+        namespace, name = deployment.metadata.namespace, deployment.metadata.name
+        lives = self._workloads(namespace, name)
+        known = known_versions(deployment.status, lives)
+        models = self._models(namespace, {deployment.spec.model_version, *(each.model_version for each in known)})
+        target = models.get(deployment.spec.model_version)
+        if target is not None:
+            known.add(VersionID(deployment.spec.model_version, target.spec.artifact.sha256))
+        experiment = self._find_experiment(namespace, name, models)
+        if experiment is not None:
+            known.add(experiment.version)
+        route = self._objects.get(Key(ROUTE, namespace, names.route(name)))
+        observed = Observed(
+            name=name,
+            generation=deployment.metadata.generation,
+            state=ModelState.from_phase(target.status.phase if target else None),
+            digest=target.spec.artifact.sha256 if target else None,
+            state_message=target.status.message if target else "",
+            workloads=self._read_workloads(deployment, models, lives),
+            route=read_route(route, name, known),
+            command=parse_command(deployment.metadata.annotations.get(names.COMMAND_ANNOTATION)),
+            experiment=experiment,
+            endpoint=f"http://{names.endpoint(name)}.{namespace}:{self._platform.envoy_port}",
+        )
+        return Scene(deployment, manifest, self._platform, models, observed)
+
+    def _find_experiment(self, namespace: str, name: str, models: dict[str, ModelVersion]) -> Experiment | None:
+        """Find the split that a running test asks for; the model of its arm joins `models`."""
+        tests = parse_all(ABTest, self._objects.list(ABTEST, namespace))
+
+        def digest_of(version: str) -> str | None:
+            models.update(self._models(namespace, {version}))
+            return models[version].spec.artifact.sha256 if version in models else None
+
+        return find_experiment(name, tests, digest_of) if tests else None
+
+    def _workloads(self, namespace: str, name: str) -> list[Manifest]:
+        labels = names.child_labels("serving", {names.DEPLOYMENT_LABEL: name})
+        return list(self._objects.list(WORKLOAD, namespace, labels))
+
+    def _models(self, namespace: str, wanted: Iterable[str]) -> dict[str, ModelVersion]:
+        found = ((name, self._objects.get(Key(MODEL_VERSION, namespace, name))) for name in sorted(set(wanted)))
+        return {name: parse(ModelVersion, manifest) for name, manifest in found if manifest is not None}
+
+    def _read_workloads(
+        self, deployment: Deployment, models: Mapping[str, ModelVersion], lives: Iterable[Manifest]
+    ) -> dict[VersionID, Workload]:
+        workloads = {}
+        for live in lives:
+            version = version_of(live)
+            if version is None:
+                continue
+            served = make_served(deployment, models, version)
+            workloads[version] = read_workload(live, version, served, self._platform, self._pods(deployment, live))
+        return workloads
+
+    def _pods(self, deployment: Deployment, live: Manifest) -> list[Manifest]:
+        labels = names.child_labels("serving", {names.DEPLOYMENT_LABEL: deployment.metadata.name})
+        mine = labels | {SERVING_LABEL: live["metadata"]["name"]}
+        return list(self._objects.list(POD, deployment.metadata.namespace, mine))
+
+    # Act
+
+    async def _act(self, scene: Scene, plan: Plan) -> None:
+        """Pods first, then shares, then what nobody needs any more; the address, which seldom changes, last."""
+        for intent in plan.apply:
+            await self._apply_workload(scene, intent)
+        if plan.route is not None:
+            metadata = scene.deployment.metadata
+            route = build_route(scene.namespace, metadata.name, metadata.uid, plan.route.backends, plan.route.sticky)
+            await self._objects.apply(route)
+        for removal in plan.delete:
+            await self._delete_workload(scene, removal.version)
+        await self._mend(scene, {each.version for each in plan.delete})
+        await self._apply_endpoint(scene)
+
+    async def _apply_workload(self, scene: Scene, intent: ApplyWorkload) -> None:
+        served = scene.served(intent.version)
+        if served is None:
+            name = _serving_name(scene, intent.version)
+            scale = build_scale(scene.namespace, name, intent.replicas)
+            if self._objects.get(Key(WORKLOAD, scene.namespace, name)) is not None:
+                await self._objects.apply(scale, field_manager=SCALE_MANAGER)
+            return
+        built = build_serving(served, self._platform, intent.replicas)
+        for manifest in (built.config_map, built.service, built.workload):
+            await self._objects.apply(manifest)
+
+    async def _delete_workload(self, scene: Scene, version: VersionID) -> None:
+        name = _serving_name(scene, version)
+        for kind in (WORKLOAD, SERVICE, CONFIG_MAP):
+            await self._objects.delete(Key(kind, scene.namespace, name))
+
+    async def _mend(self, scene: Scene, leaving: set[VersionID]) -> None:
+        """Make again what somebody deleted or changed beside the workloads; nothing is sent while all is well."""
+        for version, workload in scene.observed.workloads.items():
+            served = scene.served(version)
+            if served is None or version in leaving:
+                continue
+            built = build_serving(served, self._platform, workload.replicas)
+            await self._objects.apply(built.service)
+            if workload.ready < workload.replicas:
+                await self._objects.apply(built.config_map)
+
+    async def _apply_endpoint(self, scene: Scene) -> None:
+        metadata = scene.deployment.metadata
+        endpoint = build_endpoint(scene.namespace, metadata.name, metadata.uid, self._platform)
+        if self._objects.get(Key(SERVICE, scene.namespace, endpoint["metadata"]["name"])) is not None:
+            await self._objects.apply(endpoint)
+            return
+        try:
+            await self._creation.create(endpoint)
+        except Conflict as error:
+            taken = f"Service {metadata.name!r} exists and is not Tidegate's; delete it or rename this Deployment"
+            raise Waiting("EndpointNameTaken", taken, NAME_TAKEN_RECHECK) from error
+
+    # Record
+
+    async def _record(self, scene: Scene, plan: Plan) -> None:
+        """Write the status once, then tell people; every decision is an event, a log line and a count."""
+        await self._objects.patch_status(scene.manifest, plan.status.to_json())
+        for decision in plan.decisions:
+            said = f"{decision.action}: {decision.message or decision.reason}"
+            warning = decision.action in WARNINGS
+            self._events.emit(scene.manifest, decision.reason, said, warning=warning)
+            self._telemetry.count_decision("Deployment", decision.action, decision.reason)
+        self._show(scene, plan.status)
+
+    def _show(self, scene: Scene, status: DeploymentStatus) -> None:
+        metadata = scene.deployment.metadata
+        active = ((Role.STABLE, status.stable), (Role.CANARY, status.canary), (Role.VARIANT, status.experiment))
+        weights = {(each.model_version, str(role)): each.percent for role, each in active if each is not None}
+        values = {each.name: each.value for each in status.analysis if each.value is not None}
+        verdicts = {
+            (each.name, str(verdict)): float(verdict is each.verdict) for each in status.analysis for verdict in Verdict
+        }
+        self._telemetry.show_weights(metadata.namespace, metadata.name, weights)
+        self._telemetry.show_analysis(metadata.namespace, metadata.name, values, verdicts)
+
+
+def _serving_name(scene: Scene, version: VersionID) -> str:
+    return names.serving(scene.deployment.metadata.name, version.model_version, version.digest)

@@ -1,0 +1,145 @@
+"""What the objects around a Deployment say, in the words of the release planner; pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tidegate.api.deployment import Deployment, DeploymentStatus
+from tidegate.api.model_version import ModelVersion
+from tidegate.api.route import Route
+from tidegate.domain.conditions import find_condition, is_true
+from tidegate.domain.manifests import names
+from tidegate.domain.manifests.serving import (
+    DIGEST_ANNOTATION,
+    MODEL_VERSION_ANNOTATION,
+    TEMPLATE_ANNOTATION,
+    Platform,
+    Served,
+    template_hash,
+)
+from tidegate.domain.pods import find_pod_problem, find_workload_problem
+from tidegate.domain.release import Backend, Observed, ObservedRoute, VersionID, Workload
+from tidegate.ports import Manifest
+
+__all__ = ["Scene", "known_versions", "read_route", "read_workload", "version_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One Deployment and everything around it, gathered before anything is decided."""
+
+    deployment: Deployment
+    manifest: Manifest
+    """The Deployment as it was read; the status is written against it."""
+    platform: Platform
+    models: Mapping[str, ModelVersion]
+    """By name: the ModelVersions that are served, asked for or tested, as far as they exist."""
+    observed: Observed
+
+    @property
+    def namespace(self) -> str:
+        """Namespace of everything here."""
+        return self.deployment.metadata.namespace
+
+    def served(self, version: VersionID) -> Served | None:
+        """Return what the manifests of a version are built from; None if its ModelVersion is gone or another one."""
+        return make_served(self.deployment, self.models, version)
+
+
+def make_served(deployment: Deployment, models: Mapping[str, ModelVersion], version: VersionID) -> Served | None:
+    """Return what the manifests of a version are built from; None if its ModelVersion is gone or another one."""
+    model = models.get(version.model_version)
+    if model is None or model.spec.artifact.sha256 != version.digest:
+        return None
+    return Served(
+        namespace=deployment.metadata.namespace,
+        deployment=deployment.metadata.name,
+        deployment_uid=deployment.metadata.uid,
+        model_version=version.model_version,
+        artifact=model.spec.artifact,
+        signature=model.spec.signature,
+        serving=deployment.spec.serving,
+    )
+
+
+def version_of(workload: Mapping[str, Any]) -> VersionID | None:
+    """Return which version a workload serves, from its annotations."""
+    annotations = workload["metadata"].get("annotations") or {}
+    name, digest = annotations.get(MODEL_VERSION_ANNOTATION), annotations.get(DIGEST_ANNOTATION)
+    return VersionID(name, digest) if name and digest else None
+
+
+def known_versions(status: DeploymentStatus, workloads: Iterable[Mapping[str, Any]]) -> set[VersionID]:
+    """Return every version that the status names or that has a workload."""
+    active = (status.stable, status.canary, status.experiment, *status.draining)
+    named = {VersionID(each.model_version, each.digest) for each in active if each is not None}
+    return named | {version for workload in workloads if (version := version_of(workload))}
+
+
+def read_workload(
+    live: Mapping[str, Any],
+    version: VersionID,
+    served: Served | None,
+    platform: Platform,
+    pods: Sequence[Mapping[str, Any]],
+) -> Workload:
+    """Read an apps/v1 Deployment and its pods."""
+    spec, status = live.get("spec") or {}, live.get("status") or {}
+    replicas = int(spec.get("replicas", 1))
+    seen = status.get("observedGeneration", 0) >= live["metadata"].get("generation", 1)
+    updated, total = status.get("updatedReplicas", 0), status.get("replicas", 0)
+    ready = int(status.get("readyReplicas", 0)) if seen else 0
+    return Workload(
+        version=version,
+        replicas=replicas,
+        ready=ready,
+        current=_is_current(live, served, platform),
+        rolled_out=seen and updated == replicas and total == updated,
+        problem=(find_workload_problem(live) or find_pod_problem(pods)) if ready < replicas else None,
+    )
+
+
+def read_route(manifest: Manifest | None, deployment: str, known: Iterable[VersionID]) -> ObservedRoute:
+    """Read the Route: what it asks for, and what the proxies have confirmed."""
+    if manifest is None:
+        return ObservedRoute()
+    route = Route.model_validate(manifest)
+    by_service = {names.serving(deployment, each.model_version, each.digest): each for each in known}
+    backends = tuple(
+        Backend(
+            version=by_service.get(each.service, VersionID(each.model_version, "")),
+            percent=each.percent,
+            role=each.role,
+            variant=each.variant,
+        )
+        for each in route.spec.backends
+    )
+    ready = find_condition(route.status.conditions, "Ready")
+    seen = route.status.observed_generation == route.metadata.generation
+    return ObservedRoute(
+        exists=True,
+        backends=backends,
+        sticky=route.spec.sticky.header if route.spec.sticky else None,
+        confirmed=seen and is_true(route.status.conditions, "Ready"),
+        live=_read_live(route, backends, set(by_service.values())),
+        missing=route.status.proxies.missing,
+        message=ready.message if ready else "the router has not seen the Route yet; is it running?",
+    )
+
+
+def _read_live(route: Route, backends: Iterable[Backend], known: set[VersionID]) -> dict[VersionID, float]:
+    """Resolve the names in the confirmed shares; two versions of one name both get its share, so none is removed."""
+    candidates = known | {each.version for each in backends}
+    live: dict[VersionID, float] = {}
+    for weight in route.status.weights:
+        found = [each for each in candidates if each.model_version == weight.model_version]
+        for version in found or [VersionID(weight.model_version, "")]:
+            live[version] = weight.percent
+    return live
+
+
+def _is_current(live: Mapping[str, Any], served: Served | None, platform: Platform) -> bool:
+    """Whether the live workload is what the builder makes now; one whose ModelVersion is gone cannot be rebuilt."""
+    if served is None:
+        return True
+    return bool((live["metadata"].get("annotations") or {}).get(TEMPLATE_ANNOTATION) == template_hash(served, platform))

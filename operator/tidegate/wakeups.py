@@ -1,0 +1,127 @@
+"""Who is reconciled when an object changes: the object, its owner, who refers to it, and whom it refers to."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from tidegate.domain.manifests.names import TRAINING_JOB_LABEL, parse_owner
+from tidegate.ports import ABTEST, DEPLOYMENT, MODEL_VERSION, ROUTE, TRAINING_JOB, Key, Kind, Manifest
+
+__all__ = ["Wakeups"]
+
+RECONCILED = (TRAINING_JOB, MODEL_VERSION, DEPLOYMENT, ABTEST)
+_BY_NAME = {kind.name: kind for kind in RECONCILED}
+
+Wake = Callable[[Key], None]
+
+
+class Wakeups:
+    """Turns changes of objects into keys for the work queue.
+
+    ::
+
+        TrainingJob ──base──► ModelVersion ◄──serves── Deployment ◄──tests── ABTest
+             ▲  └─hands over to──────────────────────────► ▲                    ▲
+             └── made ────────────┘                        └── Route ───────────┘
+
+    An arrow's tail is woken when its head changes. Against the arrows, a change of what a Deployment serves wakes the
+    ModelVersions it served before and serves now, and a change of an ABTest wakes its Deployment. Children (Jobs,
+    pods, workloads, Services, Routes) wake the owner that their annotation names.
+    """
+
+    def __init__(self, wake: Wake) -> None:
+        """Call `wake` with every key that has to be reconciled."""
+        self._wake = wake
+        self._referrers: dict[Key, set[Key]] = defaultdict(set)
+
+    def notice(self, kind: Kind, before: Manifest | None, after: Manifest | None) -> None:
+        """Take note of one change; None stands for absent."""
+        present = after or before
+        if present is None:
+            return
+        key = _key(kind, present)
+        self._update_referrers(key, _references(kind, before), _references(kind, after))
+        for each in self._concerned(key, before, after):
+            self._wake(each)
+
+    def _concerned(self, key: Key, before: Manifest | None, after: Manifest | None) -> set[Key]:
+        concerned = {key} if key.kind in RECONCILED else set()
+        for state in (before, after):
+            concerned |= _owner(key, state)
+        concerned |= self._referrers.get(key, set())
+        if key.kind == ROUTE:
+            concerned |= self._referrers.get(Key(DEPLOYMENT, key.namespace, key.name), set())
+        if key.kind == ABTEST:
+            concerned |= {each for each in _references(key.kind, after or before) if each.kind == DEPLOYMENT}
+        if key.kind == DEPLOYMENT and _served(before) != _served(after):
+            concerned |= _references(key.kind, before) | _references(key.kind, after)
+        return concerned
+
+    def _update_referrers(self, key: Key, before: set[Key], after: set[Key]) -> None:
+        for target in before - after:
+            self._referrers[target].discard(key)
+            if not self._referrers[target]:
+                del self._referrers[target]
+        for target in after - before:
+            self._referrers[target].add(key)
+
+
+def _key(kind: Kind, manifest: Manifest) -> Key:
+    return Key(kind, manifest["metadata"].get("namespace", ""), manifest["metadata"]["name"])
+
+
+def _owner(key: Key, manifest: Manifest | None) -> set[Key]:
+    metadata = manifest["metadata"] if manifest else {}
+    found = set()
+    owner = parse_owner(metadata.get("annotations") or {})
+    if owner is not None and owner[0] in _BY_NAME:
+        found.add(Key(_BY_NAME[owner[0]], key.namespace, owner[1]))
+    maker = (metadata.get("labels") or {}).get(TRAINING_JOB_LABEL)
+    if maker and key.kind == MODEL_VERSION:
+        found.add(Key(TRAINING_JOB, key.namespace, maker))
+    return found
+
+
+def _references(kind: Kind, manifest: Manifest | None) -> set[Key]:
+    """Return what an object refers to by name."""
+    if manifest is None:
+        return set()
+    find = {DEPLOYMENT: _of_deployment, ABTEST: _of_test, TRAINING_JOB: _of_training}
+    if kind not in find:
+        return set()
+    namespace = manifest["metadata"].get("namespace", "")
+    found = find[kind](manifest.get("spec") or {}, manifest.get("status") or {})
+    return {Key(target, namespace, name) for target, name in found if name}
+
+
+Named = Iterable[tuple[Kind, str | None]]
+
+
+def _of_deployment(spec: Mapping[str, Any], status: Mapping[str, Any]) -> Named:
+    yield MODEL_VERSION, spec.get("modelVersion")
+    for place in ("stable", "canary", "experiment"):
+        yield MODEL_VERSION, (status.get(place) or {}).get("modelVersion")
+    for each in status.get("draining") or ():
+        yield MODEL_VERSION, each.get("modelVersion")
+
+
+def _of_test(spec: Mapping[str, Any], _: Mapping[str, Any]) -> Named:
+    yield DEPLOYMENT, spec.get("deployment")
+    for variant in spec.get("variants") or ():
+        yield MODEL_VERSION, variant.get("modelVersion")
+
+
+def _of_training(spec: Mapping[str, Any], status: Mapping[str, Any]) -> Named:
+    yield MODEL_VERSION, spec.get("baseModelVersion")
+    yield MODEL_VERSION, status.get("modelVersion")
+    yield DEPLOYMENT, ((spec.get("output") or {}).get("deploy") or {}).get("name")
+
+
+def _served(manifest: Manifest | None) -> object:
+    """Return what the ModelVersions' servedBy is made from."""
+    status = (manifest.get("status") or {}) if manifest else {}
+    places = (
+        *(status.get(place) or {} for place in ("stable", "canary", "experiment")),
+        *(status.get("draining") or ()),
+    )
+    return [(each.get("modelVersion"), each.get("percent")) for each in places]

@@ -1,0 +1,218 @@
+"""The objects of a serving version: what the pods read, what the restricted level demands, what stays."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tidegate.api.base import ComputeResources
+from tidegate.api.deployment import Serving, Triton
+from tidegate.api.model_version import ArtifactReference, Role, Signature, TensorSpec
+from tidegate.api.route import RouteSpec
+from tidegate.domain.manifests import names
+from tidegate.domain.manifests.route import build_route
+from tidegate.domain.manifests.serving import (
+    SERVING_LABEL,
+    TEMPLATE_ANNOTATION,
+    Platform,
+    Served,
+    build_document,
+    build_endpoint,
+    build_serving,
+)
+from tidegate.domain.release import Backend, VersionID
+from tidegate_serving.contract import ServingDocument
+
+SIGNATURE = Signature(
+    inputs=(TensorSpec(name="board", data_type="FP32", shape=(-1, 3, 6, 7)),),
+    outputs=(TensorSpec(name="policy", data_type="FP32", shape=(-1, 7)),),
+)
+PLATFORM = Platform("agent:1", "triton:1", mlflow_url="http://mlflow:5000", gpu_runtime_class="nvidia")
+SERVED = Served(
+    namespace="default",
+    deployment="connect4",
+    deployment_uid="uid-1",
+    model_version="connect4-1.1.0",
+    artifact=ArtifactReference(uri="mlflow-artifacts:/1/a/artifacts/model/model.onnx", sha256="a" * 64, size_bytes=9),
+    signature=SIGNATURE,
+    serving=Serving(replicas=2, resources=ComputeResources(cpu="1", memory="1Gi")),
+)
+
+
+def build(served: Served = SERVED, platform: Platform = PLATFORM) -> dict[str, Any]:
+    return build_serving(served, platform, 2).workload
+
+
+def pod(served: Served = SERVED, platform: Platform = PLATFORM) -> dict[str, Any]:
+    return dict(build(served, platform)["spec"]["template"]["spec"])
+
+
+def containers(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {each["name"]: each for each in (*spec["initContainers"], *spec["containers"])}
+
+
+def with_serving(**changes: Any) -> Served:
+    return replace(SERVED, serving=SERVED.serving.model_copy(update=changes))
+
+
+GPU = with_serving(resources=ComputeResources(cpu="2", memory="8Gi", gpus=2))
+
+
+@pytest.mark.parametrize("served", [SERVED, GPU, replace(SERVED, signature=None)])
+@pytest.mark.parametrize("platform", [PLATFORM, Platform("a", "t")])
+def test_the_pods_side_reads_the_document(served: Served, platform: Platform) -> None:
+    (text,) = build_serving(served, platform, 1).config_map["data"].values()
+    document = ServingDocument.model_validate_json(text)
+    assert document.model_dump(mode="json", by_alias=True, exclude={"artifact": {"format"}}) == build_document(
+        served, platform
+    )
+    assert (document.deployment, document.model_version) == ("connect4", "connect4-1.1.0")
+    assert document.triton.gpus == served.serving.resources.gpus
+
+
+def test_all_three_objects_share_one_name_and_say_whose_they_are() -> None:
+    built = build_serving(SERVED, PLATFORM, 2)
+    name = names.serving("connect4", "connect4-1.1.0", "a" * 64)
+    for manifest in (built.config_map, built.service, built.workload):
+        metadata = manifest["metadata"]
+        assert metadata["name"] == name
+        assert metadata["labels"] == {
+            "app.kubernetes.io/managed-by": "tidegate",
+            "tidegate.dev/component": "serving",
+            "tidegate.dev/deployment": "connect4",
+            "tidegate.dev/model-version": "connect4-1.1.0",
+            SERVING_LABEL: name,
+        }
+        assert metadata["ownerReferences"][0]["uid"] == "uid-1"
+        assert metadata["annotations"][names.OWNER_ANNOTATION] == "Deployment/connect4"
+        assert metadata["annotations"]["tidegate.dev/digest"] == "a" * 64
+    template = built.workload["spec"]["template"]["metadata"]
+    selector = built.workload["spec"]["selector"]["matchLabels"]
+    assert selector.items() <= template["labels"].items()
+    assert built.service["spec"]["selector"] == selector
+    assert template["annotations"][names.OWNER_ANNOTATION] == "Deployment/connect4"
+
+
+def test_pods_pass_the_restricted_level() -> None:
+    spec = pod()
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert spec["automountServiceAccountToken"] is False
+    for container in containers(spec).values():
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+    assert {"emptyDir", "configMap"} == {kind for volume in spec["volumes"] for kind in volume if kind != "name"}
+
+
+def test_every_mount_has_its_volume() -> None:
+    spec = pod()
+    volumes = {volume["name"] for volume in spec["volumes"]}
+    mounted = {mount["name"] for each in containers(spec).values() for mount in each["volumeMounts"]}
+    assert mounted == volumes
+
+
+def test_readiness_is_the_agents_and_triton_is_given_time_to_load_and_to_drain() -> None:
+    found = containers(pod())
+    assert "readinessProbe" not in found["triton"]
+    assert found["agent"]["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "agent"}
+    assert found["agent"]["readinessProbe"]["periodSeconds"] == 1
+    assert found["triton"]["startupProbe"]["failureThreshold"] >= 600
+    drain = found["triton"]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    (exit_time,) = (arg.partition("=")[2] for arg in found["triton"]["args"] if "exit-timeout" in arg)
+    assert pod()["terminationGracePeriodSeconds"] > drain + int(exit_time)
+
+
+def test_triton_loads_exactly_the_model_of_the_deployment() -> None:
+    arguments = containers(pod())["triton"]["args"]
+    assert "--load-model=connect4" in arguments
+    assert "--model-control-mode=explicit" in arguments
+    assert "--disable-auto-complete-config" in arguments
+    assert "--allow-gpu-metrics=false" in arguments
+    without = containers(pod(replace(SERVED, signature=None)))["triton"]["args"]
+    assert "--disable-auto-complete-config" not in without
+
+
+def test_resources_and_threads() -> None:
+    found = containers(pod())
+    asked = {"cpu": "1", "memory": "1Gi"}
+    assert found["triton"]["resources"] == {"requests": asked, "limits": asked}
+    (threads,) = (each for each in found["puller"]["env"] if each["name"] == "TIDEGATE_THREADS")
+    assert threads["valueFrom"]["resourceFieldRef"]["containerName"] == "triton"
+    free = containers(pod(with_serving(resources=ComputeResources())))
+    assert "limits" not in free["triton"]["resources"]
+    assert [each["name"] for each in free["puller"]["env"]] == ["TIDEGATE_SERVING"]
+
+
+def test_gpus_are_limits_with_runtime_class_and_toleration() -> None:
+    spec = pod(GPU)
+    assert containers(spec)["triton"]["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert spec["runtimeClassName"] == "nvidia"
+    assert spec["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert "runtimeClassName" not in pod(GPU, Platform("a", "t"))
+    assert not {"runtimeClassName", "tolerations"} & pod().keys()
+
+
+def test_no_pod_is_lost_before_its_successor_is_ready() -> None:
+    assert build()["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    assert pod()["topologySpreadConstraints"][0]["whenUnsatisfiable"] == "ScheduleAnyway"
+
+
+def template_hash(served: Served, platform: Platform = PLATFORM, replicas: int = 2) -> str:
+    annotations = build_serving(served, platform, replicas).workload["metadata"]["annotations"]
+    return str(annotations[TEMPLATE_ANNOTATION])
+
+
+def test_the_template_hash_tells_every_change_but_the_number_of_pods() -> None:
+    same = template_hash(SERVED)
+    assert template_hash(SERVED, replicas=7) == same
+    assert template_hash(with_serving(replicas=9)) == same
+    others = [
+        template_hash(SERVED, replace(PLATFORM, triton_image="triton:2")),
+        template_hash(SERVED, replace(PLATFORM, mlflow_url=None)),
+        template_hash(with_serving(triton=Triton(max_batch_size=1))),
+        template_hash(with_serving(resources=ComputeResources(cpu="2"))),
+        template_hash(replace(SERVED, signature=None)),
+        template_hash(replace(SERVED, model_version="connect4-1.2.0")),
+    ]
+    assert len({same, *others}) == 7
+
+
+def test_replicas_are_written() -> None:
+    assert build()["spec"]["replicas"] == 2
+
+
+def test_the_endpoint_is_an_alias_of_the_proxies() -> None:
+    service = build_endpoint("default", "connect4", "uid-1", PLATFORM)
+    assert service["metadata"]["name"] == "connect4"
+    assert service["spec"]["type"] == "ExternalName"
+    assert service["spec"]["externalName"] == PLATFORM.envoy_service
+    assert "selector" not in service["spec"]
+
+
+def test_the_service_is_headless_and_names_the_ports_that_the_router_looks_for() -> None:
+    spec = build_serving(SERVED, PLATFORM, 1).service["spec"]
+    assert spec["clusterIP"] == "None"
+    assert {port["name"]: port["port"] for port in spec["ports"]} == {"http": 8000, "grpc": 8001, "metrics": 8002}
+    assert not spec.get("publishNotReadyAddresses")
+
+
+def test_the_route_names_the_services_of_the_versions() -> None:
+    backends = (
+        Backend(VersionID("connect4-1.1.0", "a" * 64), 5.0, Role.CANARY),
+        Backend(VersionID("connect4-1.0.0", "b" * 64), 95.0, Role.STABLE, variant="control"),
+    )
+    route = build_route("default", "connect4", "uid-1", backends, "x-user-id")
+    spec = RouteSpec.model_validate(route["spec"])
+    assert [each.service for each in spec.backends] == [
+        names.serving("connect4", "connect4-1.1.0", "a" * 64),
+        names.serving("connect4", "connect4-1.0.0", "b" * 64),
+    ]
+    assert sum(each.percent for each in spec.backends) == 100
+    assert spec.sticky is not None
+    assert spec.backends[1].variant == "control"
+    assert "sticky" not in build_route("default", "connect4", "uid-1", backends, None)["spec"]
+    assert json.dumps(route)

@@ -1,0 +1,278 @@
+"""A ModelVersion among its children, with the controllers around it, and with everything that may die."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.training.support import (
+    Died,
+    Simulation,
+    conditions,
+    deployment_manifest,
+    training_manifest,
+    validation_error,
+    validation_key,
+    verdict,
+    version_key,
+    version_manifest,
+)
+from tidegate.ports import CONFIG_MAP, JOB, Key
+from tidegate.reconcilers.pattern import Gone
+
+REGISTERED = "default.connect4"
+
+
+def status_of(simulation: Simulation) -> dict[str, Any]:
+    return simulation.world.status_of(version_key())
+
+
+async def check(simulation: Simulation, code: int = 0, text: str | None = None) -> None:
+    """Run the checks to their end."""
+    await simulation.validate()
+    simulation.validator.run()
+    await simulation.validate()
+    simulation.validator.end(code, verdict() if text is None else text)
+    await simulation.validate()
+
+
+async def test_from_spec_to_registry() -> None:
+    simulation = Simulation(version_manifest(stage="Staging"))
+    await check(simulation)
+    status = status_of(simulation)
+    assert conditions(status) == {"Ready", "Registered"}
+    assert (status["registryVersion"], status["registryStage"]) == ("1", "Staging")
+    assert simulation.registry.aliases == {(REGISTERED, "challenger"): "1"}
+    job = simulation.world.get(validation_key())
+    assert job is not None
+    assert job["spec"]["ttlSecondsAfterFinished"] == 600
+    assert simulation.events.reasons == ["Validating", "Ready", "Registered"]
+
+
+async def test_settled_object_costs_nothing() -> None:
+    simulation = Simulation(version_manifest())
+    await check(simulation)
+    simulation.world.requests.clear()
+    for _ in range(3):
+        simulation.clock.advance(hours=1)
+        assert await simulation.promotion.reconcile(version_key()) is None
+    assert simulation.world.requests == []
+
+
+async def test_stage_moves_the_aliases() -> None:
+    simulation = Simulation(version_manifest(stage="Staging"))
+    await check(simulation)
+    for stage, aliases in (("Production", {"champion"}), ("Archived", set()), ("Staging", {"challenger"})):
+        simulation.world.change(version_key(), lambda found, stage=stage: found["spec"].update(stage=stage))
+        await simulation.validate()
+        assert {alias for _, alias in simulation.registry.aliases} == aliases
+    assert len(simulation.registry.versions) == 1
+
+
+async def test_mlflow_away_does_not_touch_ready_and_is_made_up_for() -> None:
+    simulation = Simulation(version_manifest(stage="Production"))
+    simulation.registry.away = True
+    await check(simulation)
+    assert conditions(status_of(simulation)) == {"Ready"}
+    assert status_of(simulation)["phase"] == "Ready"
+    requeue = await simulation.validate()
+    assert requeue is not None
+    simulation.registry.away = False
+    assert await simulation.validate() is None
+    assert conditions(status_of(simulation)) == {"Ready", "Registered"}
+
+
+async def test_artifact_store_away_is_waited_for() -> None:
+    simulation = Simulation(version_manifest())
+    await check(simulation, 1, validation_error())
+    assert simulation.world.list(JOB, "default") == []
+    assert "tried again by itself" in status_of(simulation)["message"]
+    simulation.clock.advance(seconds=5)
+    await check(simulation)
+    assert status_of(simulation)["phase"] == "Ready"
+    assert "retryAt" not in status_of(simulation)
+
+
+async def test_rejected_is_not_registered() -> None:
+    simulation = Simulation(version_manifest(stage="Production"))
+    await check(simulation, 0, verdict("Failed", "Checksum"))
+    assert conditions(status_of(simulation)) == {"Stalled"}
+    assert simulation.registry.versions == {}
+
+
+async def test_metrics_of_the_training_are_kept() -> None:
+    made_it = {"modelVersion": "connect4-1.0.0", "metrics": {"loss": 0.5, "moveAccuracy": 0.9}}
+    lineage = {"trainingJob": "connect4-policy"}
+    simulation = Simulation(version_manifest(lineage=lineage), training_manifest(status=made_it))
+    await check(simulation)
+    assert status_of(simulation)["metrics"]["loss"] == 0.5
+    assert status_of(simulation)["metrics"]["moveAccuracy"] == 0.94
+
+
+async def test_metrics_of_a_training_that_knows_nothing_of_it_are_not_taken() -> None:
+    other = {"modelVersion": "connect4-9.0.0", "metrics": {"loss": 0.5}}
+    lineage = {"trainingJob": "connect4-policy"}
+    simulation = Simulation(version_manifest(lineage=lineage), training_manifest(status=other))
+    await check(simulation)
+    assert "loss" not in status_of(simulation)["metrics"]
+
+
+async def test_users_come_and_go() -> None:
+    simulation = Simulation(version_manifest())
+    await check(simulation)
+    name = "connect4-1.0.0"
+    other = deployment_manifest("connect4-1.1.0", "connect4-1.1.0", "other")
+    other["status"]["canary"] = {"modelVersion": name, "percent": 5}
+    backend = {"modelVersion": name, "service": "s", "percent": 50, "role": "Variant", "variant": "wide"}
+    route = {
+        "apiVersion": "tidegate.dev/v1alpha1",
+        "kind": "Route",
+        "metadata": {"name": "third", "namespace": "default"},
+        "spec": {"deployment": "third", "backends": [backend]},
+        "status": {"weights": [{"modelVersion": name, "percent": 25}]},
+    }
+    for manifest in (deployment_manifest(name, name), other, route):
+        simulation.world.put(manifest)
+    await simulation.validate()
+    users = [(each["deployment"], each["role"], each["percent"]) for each in status_of(simulation)["servedBy"]]
+    assert users == [("connect4", "Stable", 100), ("other", "Canary", 5), ("third", "Variant", 25)]
+    for each in list(simulation.world):
+        if each.kind.name in ("Deployment", "Route"):
+            simulation.world.remove(each)
+    await simulation.validate()
+    assert status_of(simulation)["servedBy"] == []
+
+
+WRITES = 7
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("request_number", range(1, WRITES + 1))
+async def test_operator_killed_at_every_request(request_number: int, when: str) -> None:
+    simulation = Simulation(version_manifest(stage="Production"))
+    setattr(simulation.world, f"dies_{when}", request_number)
+    original = simulation.reconcile
+
+    async def reconcile(reconciler: Any, key: Key) -> Any:
+        try:
+            return await original(reconciler, key)
+        except Died:
+            simulation.start()
+            return await original(simulation.promotion, key)
+
+    simulation.reconcile = reconcile  # type: ignore[method-assign]
+    await check(simulation)
+    await simulation.validate()
+    assert getattr(simulation.world, f"dies_{when}") is None, "the life is shorter than WRITES"
+    assert conditions(status_of(simulation)) == {"Ready", "Registered"}
+    assert simulation.registry.versions == {(REGISTERED, _uid(simulation)): "1"}
+    assert simulation.registry.aliases == {(REGISTERED, "champion"): "1"}
+
+
+def _uid(simulation: Simulation) -> str:
+    found = simulation.world.get(version_key())
+    assert found is not None
+    return str(found["metadata"]["uid"])
+
+
+async def test_life_is_as_long_as_the_kills_assume() -> None:
+    simulation = Simulation(version_manifest(stage="Production"))
+    await check(simulation)
+    assert len(simulation.world.requests) == WRITES, simulation.world.requests
+
+
+async def test_deletion_leaves_nothing() -> None:
+    simulation = Simulation(version_manifest())
+    await simulation.validate()
+    simulation.world.remove(version_key())
+    with pytest.raises(Gone):
+        await simulation.promotion.reconcile(version_key())
+    assert simulation.world.list(JOB, "default") == []
+    assert simulation.world.get(Key(CONFIG_MAP, "default", validation_key().name)) is None
+
+
+LEGAL = {
+    None: {"Validating"},
+    "Pending": {"Pending", "Validating"},
+    "Validating": {"Pending", "Validating", "Ready", "Rejected"},
+    "Ready": {"Ready"},
+    "Rejected": {"Rejected"},
+}
+ACTIONS = (
+    *("validate", "validate", "step", "step", "run", "pass", "fail", "unavailable", "not found", "crash", "oom"),
+    *("lose pods", "delete job", "mlflow away", "mlflow back", "restart", "later", "to production", "to staging"),
+)
+
+
+async def do(simulation: Simulation, action: str) -> None:
+    validator, world = simulation.validator, simulation.world
+    ends = {
+        "pass": (0, verdict()),
+        "fail": (0, verdict("Failed", "Parity")),
+        "unavailable": (1, validation_error()),
+        "not found": (3, validation_error("ArtifactNotFound", retryable=False)),
+        "crash": (139, ""),
+        "oom": (137, ""),
+    }
+    match action:
+        case "validate":
+            await simulation.reconcile(simulation.promotion, version_key())
+        case "step":
+            validator.step()
+        case "run":
+            validator.run()
+        case "lose pods":
+            validator.lose_pods()
+        case "delete job":
+            world.remove(validation_key())
+        case "mlflow away" | "mlflow back":
+            simulation.registry.away = action == "mlflow away"
+        case "restart":
+            simulation.start()
+        case "later":
+            simulation.clock.advance(seconds=37)
+        case "to production" | "to staging":
+            stage = action.removeprefix("to ").capitalize()
+            world.change(version_key(), lambda found: found["spec"].update(stage=stage))
+        case _ if validator.active_pods():
+            code, text = ends[action]
+            validator.end(code, text, "OOMKilled" if action == "oom" else "")
+
+
+def look(simulation: Simulation, before: dict[str, Any]) -> dict[str, Any]:
+    status = status_of(simulation)
+    if not status:
+        return before
+    assert status["phase"] in LEGAL[before.get("phase")], (before.get("phase"), status["phase"])
+    assert len(conditions(status) & {"Ready", "Reconciling", "Stalled"}) == 1
+    assert ("Ready" in conditions(status)) == (status["phase"] == "Ready")
+    assert ("Stalled" in conditions(status)) == (status["phase"] == "Rejected")
+    if before.get("phase") in ("Ready", "Rejected"):
+        assert (status["checks"], status["validatedAt"]) == (before["checks"], before["validatedAt"])
+    assert len(simulation.registry.versions) <= 1
+    return dict(status)
+
+
+async def live(actions: list[str]) -> None:
+    simulation = Simulation(version_manifest())
+    before: dict[str, Any] = {}
+    for action in actions:
+        await do(simulation, action)
+        before = look(simulation, before)
+    simulation.registry.away = False
+    for action in ("later", "later", *["validate", "step"] * 3, "pass", *["validate", "step"] * 4) * 2:
+        await do(simulation, action)
+        before = look(simulation, before)
+    assert before["phase"] in ("Ready", "Rejected")
+    if before["phase"] == "Ready":
+        assert before["registryStage"] == simulation.world.get(version_key())["spec"].get("stage", "None")  # type: ignore[index]
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.lists(st.sampled_from(ACTIONS), min_size=10, max_size=40))
+def test_promises(actions: list[str]) -> None:
+    asyncio.run(live(actions))

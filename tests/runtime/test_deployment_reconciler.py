@@ -1,0 +1,360 @@
+"""Deployment, reconciled in a small world: releases, faults between any two requests, restarts, bad input."""
+
+import itertools
+from typing import Any
+
+import pytest
+
+from tests.runtime.release_world import (
+    CANARY_STEPS,
+    ENDPOINT,
+    KEY,
+    ROUTE_KEY,
+    ReleaseWorld,
+    deployment,
+    model_version,
+)
+from tidegate.domain.manifests import names
+from tidegate.domain.manifests.serving import SERVING_LABEL
+from tidegate.domain.release import Measurement
+from tidegate.errors import Conflict, Refused, Unavailable
+from tidegate.ports import ABTEST, CONFIG_MAP, MODEL_VERSION, POD, SERVICE, WORKLOAD, Key
+
+CANARY = {"strategy": {"type": "Canary", "canary": CANARY_STEPS}}
+WATCHED = CANARY | {"analysis": {"interval": "2s", "metrics": [{"name": "errorRate", "max": 0.05}]}}
+GOOD, BAD = Measurement(value=0.01, samples=500), Measurement(value=0.4, samples=500)
+QUICK_STEPS = {"steps": [{"setPercent": 20}, {"hold": "2s"}, {"setPercent": 50}, {"hold": "2s"}]}
+QUICK = {
+    "strategy": {"type": "Canary", "canary": QUICK_STEPS},
+    "analysis": {"interval": "1s", "metrics": [{"name": "errorRate", "max": 0.05}]},
+    "rollback": {"drainDelay": "1s"},
+}
+FAULTS = [
+    ("before", Conflict("Conflict", "newer")),
+    ("before", Unavailable("TooManyRequests", "429, 500, or no connection")),
+    ("after", Unavailable("ApiServerUnavailable", "the answer is lost")),
+]
+RELEASE = [
+    {"connect4-1.0.0": 100},
+    {"connect4-2.0.0": 20, "connect4-1.0.0": 80},
+    {"connect4-2.0.0": 50, "connect4-1.0.0": 50},
+    {"connect4-2.0.0": 100},
+]
+
+
+def world(**spec: Any) -> ReleaseWorld:
+    return ReleaseWorld(model_version("1.0.0"), model_version("2.0.0"), model_version("3.0.0"), deployment(**spec))
+
+
+async def test_first_release_ends_healthy_and_then_nothing_more_is_sent() -> None:
+    made = world(**CANARY)
+    await made.settle(5)
+    assert made.status["phase"] == "Healthy"
+    assert made.status["endpoint"] == "http://connect4.default:8000"
+    assert made.condition("Ready")["status"] == "True"
+    assert made.objects.get(ENDPOINT) is not None
+    assert made.shares == RELEASE[:1]
+    sent = len(made.objects.requests)
+    assert await made.reconcile() is None, "no timer on a settled object"
+    await made.settle(100, step=10)
+    assert len(made.objects.requests) == sent
+
+
+async def test_a_release_takes_its_steps_and_keeps_the_pods() -> None:
+    made = world(**CANARY)
+    await made.settle(3)
+    made.release("2.0.0")
+    await made.settle(40)
+    assert made.shares == RELEASE
+    assert made.status["phase"] == "Healthy"
+    assert made.status["history"][0]["outcome"] == "Promoted"
+    (left,) = made.workloads()
+    assert left["metadata"]["annotations"]["tidegate.dev/model-version"] == "connect4-2.0.0"
+    gone = names.serving("connect4", "connect4-1.0.0", "1" * 64)
+    for kind in (WORKLOAD, SERVICE, CONFIG_MAP):
+        assert made.objects.get(Key(kind, "default", gone)) is None
+
+
+async def test_a_bad_canary_is_rolled_back_and_every_decision_is_told_the_same_everywhere() -> None:
+    made = world(**WATCHED)
+    await made.settle(3)
+    made.say("2.0.0", "errorRate", BAD)
+    made.release("2.0.0")
+    await made.settle(30)
+    assert made.shares == [*RELEASE[:2], RELEASE[0]]
+    assert made.status["phase"] == "RolledBack"
+    assert made.condition("Stalled")["status"] == "True"
+    assert made.status["rejected"][0]["digest"] == "2" * 64
+    reasons = {decision["reason"] for decision in made.status["decisions"]}
+    assert reasons <= set(made.events.reasons)
+    counted = [reason for kind, _, reason in made.telemetry.decisions if kind == "Deployment"]
+    assert sorted(counted) == sorted(decision["reason"] for decision in made.status["decisions"])
+    assert made.telemetry.weights["default", "connect4"] == {("connect4-1.0.0", "Stable"): 100}
+    sent = len(made.objects.requests)
+    await made.settle(60, step=5)
+    assert len(made.objects.requests) == sent
+
+
+async def test_the_verdict_on_a_bad_canary_is_written_before_the_traffic_moves() -> None:
+    """The measurements may not be had a second time: a crash in between must not forget what was decided."""
+    made = world(**WATCHED)
+    await made.settle(3)
+    made.say("2.0.0", "errorRate", BAD)
+    made.release("2.0.0")
+    await made.settle(1)
+    killed = itertools.count()
+
+    def kill(verb: str, key: Key) -> Exception | None:
+        moves_back = verb == "apply" and key == ROUTE_KEY and made.status["canary"].get("retreat")
+        return Unavailable("Killed", "the operator is killed here") if moves_back and next(killed) < 3 else None
+
+    made.objects.fault = kill
+    await made.settle(10, until=lambda: next(killed) > 0)
+    made.metrics.answers.clear()
+    made.restart()
+    await made.settle(30)
+    assert made.status["phase"] == "RolledBack"
+    assert made.shares[-1] == RELEASE[0]
+
+
+async def release_under(place: str, fail: Any) -> ReleaseWorld:
+    """Release 1.0.0, then 2.0.0, with an operator that is killed in the middle."""
+    made = world(**QUICK)
+    made.say("2.0.0", "errorRate", GOOD)
+    setattr(made.objects, place, fail)
+    await made.settle(1)
+    made.release("2.0.0")
+    await made.settle(3)
+    made.restart()
+    await made.settle(30, until=lambda: made.status.get("phase") == "Healthy" and len(made.workloads()) == 1)
+    return made
+
+
+@pytest.mark.parametrize(("when", "fault"), FAULTS, ids=["conflict", "failure", "lost answer"])
+async def test_a_fault_at_any_request_changes_nothing_in_the_end(when: str, fault: Exception) -> None:
+    """Each request of a whole release fails once, or is carried out and its answer lost."""
+    place = {"before": "fault", "after": "lose_answer"}[when]
+    undisturbed = await release_under(place, None)
+    assert undisturbed.shares == RELEASE
+    for number in range(len(undisturbed.objects.requests)):
+        calls = itertools.count()
+
+        def fail(verb: str, key: Key, calls: Any = calls, number: int = number) -> Exception | None:
+            return fault if next(calls) == number else None
+
+        made = await release_under(place, fail)
+        assert made.shares == RELEASE, number
+        assert made.status["phase"] == "Healthy", number
+        promoted = [entry for entry in made.status["history"] if entry["modelVersion"] == "connect4-2.0.0"]
+        assert len(promoted) == 1, number
+
+
+async def test_the_same_step_goes_on_after_a_restart() -> None:
+    made = world(**CANARY)
+    await made.settle(3)
+    made.release("2.0.0")
+    await made.settle(4)
+    before = made.status["canary"]
+    made.restart()
+    await made.settle(1)
+    assert made.status["canary"]["stepStartedAt"] == before["stepStartedAt"]
+    assert made.status["canary"]["step"] == before["step"]
+
+
+async def test_shares_do_not_grow_while_the_router_is_away() -> None:
+    made = world(**CANARY)
+    await made.settle(3)
+    made.router_confirms = False
+    made.release("2.0.0")
+    await made.settle(60, step=5)
+    assert made.shares == RELEASE[:1]
+    assert made.status["canary"]["percent"] == 0
+    assert len(made.workloads()) == 2
+    made.router_confirms = True
+    await made.settle(60)
+    assert made.shares == RELEASE
+
+
+@pytest.mark.parametrize(
+    ("phase", "reason", "stalls"),
+    [("Rejected", "ModelVersionRejected", True), ("Validating", "ModelVersionNotReady", False)],
+)
+async def test_versions_that_may_not_be_served(phase: str, reason: str, stalls: bool) -> None:
+    made = ReleaseWorld(model_version("1.0.0", phase), deployment())
+    await made.settle(1)
+    assert made.condition("Ready")["reason"] == reason
+    assert (made.condition("Stalled")["status"] == "True") == stalls
+    assert made.workloads() == []
+
+
+async def test_unknown_version_is_told_and_picked_up_when_it_comes() -> None:
+    made = ReleaseWorld(deployment())
+    await made.settle(90, step=10)
+    assert made.condition("Stalled")["status"] == "True"
+    assert "connect4-1.0.0" in made.condition("Stalled")["message"]
+    made.objects.put(model_version("1.0.0"))
+    await made.settle(5)
+    assert made.status["phase"] == "Healthy"
+
+
+async def test_what_keeps_pods_from_being_ready_is_said_with_the_remedy() -> None:
+    made = world()
+    made.pods_become_ready = False
+    await made.settle(1)
+    (live,) = made.workloads()
+    labels = live["spec"]["template"]["metadata"]["labels"]
+    assert labels[SERVING_LABEL] == live["metadata"]["name"]
+    waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "triton:1"'}
+    container = {"name": "triton", "image": "triton:1", "state": {"waiting": waiting}}
+    made.objects.put(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "p", "namespace": "default", "labels": labels},
+            "status": {"phase": "Pending", "containerStatuses": [container]},
+        }
+    )
+    await made.settle(1)
+    assert "image triton:1 cannot be pulled" in made.status["message"]
+    made.objects.remove(Key(POD, "default", "p"))
+    made.pods_become_ready = True
+    await made.settle(3)
+    assert made.status["phase"] == "Healthy"
+
+
+async def test_deleted_children_are_made_again() -> None:
+    made = world()
+    await made.settle(3)
+    (live,) = made.workloads()
+    for key in (ENDPOINT, Key(SERVICE, "default", live["metadata"]["name"])):
+        made.objects.remove(key)
+        await made.settle(1)
+        assert made.objects.get(key) is not None
+    made.objects.remove(Key(WORKLOAD, "default", live["metadata"]["name"]))
+    await made.settle(3)
+    assert len(made.workloads()) == 1
+    assert made.status["phase"] == "Healthy"
+
+
+async def test_a_service_of_somebody_else_is_not_taken_over() -> None:
+    made = world()
+    foreign = Conflict("AlreadyExists", "there is one, but without our label")
+    taken = True
+    made.objects.fault = lambda verb, key: foreign if taken and verb == "create" and key == ENDPOINT else None
+    await made.settle(5)
+    assert made.condition("Ready")["reason"] == "EndpointNameTaken"
+    assert "rename" in made.condition("Ready")["message"]
+    assert made.objects.get(ENDPOINT) is None
+    taken = False
+    await made.settle(60, step=10)
+    assert made.status["phase"] == "Healthy"
+
+
+async def test_changed_settings_reach_the_pods_of_the_served_version() -> None:
+    made = world()
+    await made.settle(3)
+    made.objects.change(KEY, lambda each: each["spec"].update(serving={"replicas": 3, "triton": {"maxBatchSize": 8}}))
+    await made.settle(5)
+    (live,) = made.workloads()
+    assert live["spec"]["replicas"] == 3
+    config = made.objects.get(Key(CONFIG_MAP, "default", live["metadata"]["name"]))
+    assert config is not None
+    assert '"maxBatchSize": 8' in config["data"]["serving.json"]
+    assert made.shares == RELEASE[:1]
+
+
+async def test_a_served_version_whose_model_version_was_deleted_goes_on_serving() -> None:
+    made = world()
+    await made.settle(3)
+    made.objects.remove(Key(MODEL_VERSION, "default", "connect4-1.0.0"))
+    made.objects.change(KEY, lambda each: each["spec"].update(serving={"replicas": 2}))
+    await made.settle(5)
+    (live,) = made.workloads()
+    assert "template" in live["spec"]
+    assert made.shares == RELEASE[:1]
+
+
+async def test_deletion_ends_the_series_and_asks_for_nothing() -> None:
+    made = world()
+    await made.settle(3)
+    assert made.telemetry.weights
+    made.objects.remove(KEY)
+    assert await made.reconcile() is None
+    assert not made.telemetry.weights
+    assert made.workloads() == []
+    assert made.objects.get(ROUTE_KEY) is None
+
+
+async def test_an_object_that_is_being_deleted_is_left_alone() -> None:
+    made = world()
+    made.objects.change(KEY, lambda each: each["metadata"].update(deletionTimestamp="2026-01-01T00:00:00Z"))
+    assert await made.reconcile() is None
+    assert made.objects.requests == []
+
+
+async def test_refusal_of_the_api_server_is_told_after_some_tries_and_mends_itself() -> None:
+    made = world()
+    quota = Refused("Forbidden", "exceeded quota: pods")
+    made.objects.fault = lambda verb, key: quota if key.kind == WORKLOAD else None
+    for _ in range(3):
+        with pytest.raises(Refused):
+            await made.reconcile()
+    assert made.condition("Ready")["reason"] == "Forbidden"
+    assert "exceeded quota" in made.condition("Reconciling")["message"]
+    made.objects.fault = None
+    await made.settle(3)
+    assert made.status["phase"] == "Healthy"
+
+
+async def test_a_spec_that_does_not_fit_stalls_with_the_field() -> None:
+    made = world()
+    made.objects.change(KEY, lambda each: each["spec"].update(serving={"replicas": -1}))
+    assert await made.reconcile() is None
+    stalled = made.condition("Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "InvalidSpec")
+    assert "spec.serving.replicas" in stalled["message"]
+    sent = len(made.objects.requests)
+    assert await made.reconcile() is None
+    assert len(made.objects.requests) == sent
+
+
+async def test_commands_are_consumed_once() -> None:
+    made = world(**CANARY)
+    await made.settle(3)
+    made.release("2.0.0")
+    await made.settle(4)
+    command = '{"id": "c1", "command": "Abort", "by": "ada"}'
+    made.objects.change(KEY, lambda each: each["metadata"].update(annotations={names.COMMAND_ANNOTATION: command}))
+    await made.settle(20)
+    assert made.status["lastCommand"]["id"] == "c1"
+    assert made.shares == [*RELEASE[:2], RELEASE[0]]
+    made.release("3.0.0")
+    await made.settle(60)
+    assert made.shares[-1] == {"connect4-3.0.0": 100}
+
+
+async def test_a_running_test_gets_its_share_and_gives_it_back() -> None:
+    made = world()
+    await made.settle(3)
+    variants = [{"name": "control", "weight": 50}, {"name": "wide", "modelVersion": "connect4-2.0.0", "weight": 50}]
+    metrics = [{"name": "win", "role": "Goal", "direction": "Increase", "minimumDetectableEffect": 0.02}]
+    test = {
+        "apiVersion": "tidegate.dev/v1alpha1",
+        "kind": "ABTest",
+        "metadata": {"name": "t", "namespace": "default"},
+        "spec": {
+            "deployment": "connect4",
+            "variants": variants,
+            "assignment": {"header": "x-user-id"},
+            "metrics": metrics,
+        },
+        "status": {"phase": "Running", "controlModelVersion": "connect4-1.0.0"},
+    }
+    made.objects.put(test)
+    await made.settle(10)
+    assert made.shares[-1] == {"connect4-1.0.0": 50, "connect4-2.0.0": 50}
+    assert made.status["experiment"]["test"] == "t"
+    made.objects.change(Key(ABTEST, "default", "t"), lambda each: each["status"].update(phase="Concluded"))
+    await made.settle(30)
+    assert made.shares[-1] == {"connect4-1.0.0": 100}
+    assert len(made.workloads()) == 1

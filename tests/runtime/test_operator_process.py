@@ -1,0 +1,339 @@
+"""The whole operator as a process against a real API server: status, bad input, two replicas, a graceful end."""
+
+import json
+import signal
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dev.cluster.apiserver import ApiServer
+from tests.runtime.operator_process import ROOT, Cluster, Operator, wait_for
+
+pytestmark = pytest.mark.apiserver
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ApiServer]:
+    with ApiServer() as running:
+        running.kubectl("apply", "--server-side", "-f", ROOT / "crds")
+        running.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        yield running
+
+
+@pytest.fixture
+def cluster(server: ApiServer) -> Cluster:
+    return Cluster(server)
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> str:
+    """A namespace of the test's own; the operator's lease lies there, too, so tests do not disturb each other."""
+    name = f"t-{uuid.uuid4().hex[:8]}"
+    cluster.add_namespace(name)
+    return name
+
+
+@pytest.fixture
+def operator(cluster: Cluster, namespace: str, tmp_path: Path) -> Iterator[Operator]:
+    with start(cluster, namespace, tmp_path, "one") as started:
+        started.wait_until_leading()
+        yield started
+
+
+def start(cluster: Cluster, namespace: str, folder: Path, identity: str) -> Operator:
+    return Operator(cluster.kubeconfig, folder, identity, namespace=namespace, watch_namespaces=namespace)
+
+
+def model_version(cluster: Cluster, namespace: str, version: str, *, ready: bool = True) -> None:
+    name = f"connect4-{version}"
+    artifact = {"uri": "https://example.org/model.onnx", "sha256": version.replace(".", "")[0] * 64}
+    spec = {"model": "connect4", "version": version, "artifact": artifact}
+    cluster.apply(make("ModelVersion", name, namespace, spec))
+    if ready:
+        wait_for(
+            lambda: cluster.status(name, namespace, "modelversions").get("phase"), "the ModelVersion's first status"
+        )
+        finish_validation(cluster, namespace, name)
+
+
+def finish_validation(cluster: Cluster, namespace: str, name: str) -> None:
+    """What the Job controller and the validation pod would report."""
+
+    def job() -> dict[str, Any] | None:
+        return next((each for each in cluster.list("jobs", namespace) if owner(each) == f"ModelVersion/{name}"), None)
+
+    found = wait_for(job, "the validation Job")
+    names = ("Checksum", "Loadable", "Signature", "FiniteOutputs", "Parity", "Latency", "GoldenSet")
+    result = {"outcome": "Passed", "checks": [{"name": each, "outcome": "Passed", "message": ""} for each in names]}
+    add_pod(cluster, namespace, found, result)
+    now = "2026-01-01T00:00:00Z"
+    done = [{"type": kind, "status": "True", "lastTransitionTime": now} for kind in ("SuccessCriteriaMet", "Complete")]
+    status = {"startTime": now, "completionTime": now, "succeeded": 1, "conditions": done}
+    cluster.set_status("jobs", found["metadata"]["name"], namespace, status)
+    wait_for(lambda: cluster.status(name, namespace, "modelversions").get("phase") == "Ready", f"{name} to be Ready")
+
+
+def add_pod(cluster: Cluster, namespace: str, job: dict[str, Any], result: dict[str, Any]) -> None:
+    template = job["spec"]["template"]
+    name = f"{job['metadata']['name']}-0"
+    metadata = template["metadata"] | {"name": name, "namespace": namespace}
+    reference = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "name": job["metadata"]["name"],
+        "uid": job["metadata"]["uid"],
+    }
+    metadata |= {"ownerReferences": [reference | {"controller": True}]}
+    cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
+    ended = {"exitCode": 0, "reason": "Completed", "message": json.dumps(result)}
+    container = template["spec"]["containers"][0]
+    seen = {"name": container["name"], "image": container["image"], "imageID": "", "ready": False, "restartCount": 0}
+    cluster.set_status(
+        "pods", name, namespace, {"phase": "Succeeded", "containerStatuses": [seen | {"state": {"terminated": ended}}]}
+    )
+
+
+def owner(manifest: dict[str, Any]) -> str | None:
+    return (manifest["metadata"].get("annotations") or {}).get("tidegate.dev/owner")
+
+
+def make(kind: str, name: str, namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": "tidegate.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def deployment(cluster: Cluster, namespace: str, version: str, **spec: Any) -> None:
+    cluster.apply(make("Deployment", "connect4", namespace, {"modelVersion": f"connect4-{version}"} | spec))
+
+
+def wait_until_healthy(cluster: Cluster, namespace: str, version: str) -> dict[str, Any]:
+    def healthy() -> dict[str, Any] | None:
+        cluster.play_kubelet(namespace)
+        cluster.play_router(namespace)
+        status = cluster.status("connect4", namespace)
+        is_stable = (status.get("stable") or {}).get("modelVersion") == f"connect4-{version}"
+        return status if status.get("phase") == "Healthy" and is_stable else None
+
+    return dict(wait_for(healthy, f"{version} to be stable", 60))
+
+
+def test_a_model_version_is_validated_and_released(cluster: Cluster, namespace: str, operator: Operator) -> None:
+    model_version(cluster, namespace, "1.0.0")
+    deployment(cluster, namespace, "1.0.0")
+    status = wait_until_healthy(cluster, namespace, "1.0.0")
+    assert status["observedGeneration"] == 1
+    assert {each["type"]: each["status"] for each in status["conditions"]} == {
+        "Ready": "True",
+        "Reconciling": "False",
+        "Stalled": "False",
+    }
+    endpoint = cluster.get("services", "connect4", namespace)
+    assert endpoint is not None
+    assert endpoint["spec"]["type"] == "ExternalName"
+    served = wait_for(lambda: cluster.status("connect4-1.0.0", namespace, "modelversions").get("servedBy"), "servedBy")
+    assert served == [{"deployment": "connect4", "percent": 100, "role": "Stable"}]
+    reasons = {event["reason"] for event in cluster.list("events.events.k8s.io", namespace)}
+    assert {"FirstRelease", "Promoted"} & reasons
+    told = {line.get("reason") for line in operator.lines}
+    assert reasons <= told, "every event is a log line, too"
+    labels = f'deployment="connect4",namespace="{namespace}",role="Stable",version="connect4-1.0.0"'
+    assert operator.metric(f"tidegate_release_weight_percent{{{labels}}}") == 100
+
+
+def test_the_operator_writes_nothing_on_settled_objects(cluster: Cluster, namespace: str, operator: Operator) -> None:
+    model_version(cluster, namespace, "1.0.0")
+    deployment(cluster, namespace, "1.0.0")
+    wait_until_healthy(cluster, namespace, "1.0.0")
+    wait_for(lambda: cluster.status("connect4-1.0.0", namespace, "modelversions").get("servedBy"), "servedBy")
+
+    def versions() -> list[tuple[str, str]]:
+        kinds = (
+            "deployments.tidegate.dev",
+            "modelversions",
+            "routes",
+            "deployments.apps",
+            "services",
+            "configmaps",
+            "jobs",
+        )
+        found = (each for kind in kinds for each in cluster.list(kind, namespace))
+        return [(each["kind"], each["metadata"]["resourceVersion"]) for each in found]
+
+    before = versions()
+    cluster.apply(
+        make(
+            "ModelVersion",
+            "other-1.0.0",
+            namespace,
+            {"model": "other", "version": "1.0.0", "artifact": {"uri": "https://x/y", "sha256": "0" * 64}},
+        )
+    )
+    wait_for(lambda: cluster.status("other-1.0.0", namespace, "modelversions").get("phase"), "a sign of life")
+    after = versions()
+    assert set(before) <= set(after)
+    assert not [
+        each for each in cluster.list("deployments.tidegate.dev", namespace) if each["metadata"].get("finalizers")
+    ]
+
+
+@pytest.mark.parametrize(("version", "reason"), [("9.9.9", "ModelVersionMissing"), ("2.0.0", "ModelVersionNotReady")])
+def test_a_version_that_cannot_be_served_is_said_with_its_name(
+    cluster: Cluster, namespace: str, operator: Operator, version: str, reason: str
+) -> None:
+    model_version(cluster, namespace, "2.0.0", ready=False)
+    deployment(cluster, namespace, version)
+    ready = wait_for(lambda: cluster.condition("Ready", "connect4", namespace), "a condition")
+    ready = wait_for(
+        lambda: (found := cluster.condition("Ready", "connect4", namespace)) and found["reason"] == reason and found,
+        reason,
+    )
+    assert f"connect4-{version}" in ready["message"]
+    assert cluster.list("deployments.apps", namespace) == []
+
+
+def test_a_foreign_service_is_not_taken_over_and_the_release_goes_on_when_it_is_gone(
+    cluster: Cluster, namespace: str, operator: Operator
+) -> None:
+    metadata = {"name": "connect4", "namespace": namespace}
+    spec = {"ports": [{"port": 80}], "selector": {"app": "theirs"}}
+    cluster.apply({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
+    model_version(cluster, namespace, "1.0.0")
+    deployment(cluster, namespace, "1.0.0")
+    wait_for(
+        lambda: cluster.condition("Ready", "connect4", namespace).get("reason") == "EndpointNameTaken", "the reason"
+    )
+    foreign = cluster.get("services", "connect4", namespace)
+    assert foreign is not None
+    assert foreign["spec"]["selector"] == {"app": "theirs"}
+
+
+def test_deleted_children_come_back(cluster: Cluster, namespace: str, operator: Operator) -> None:
+    model_version(cluster, namespace, "1.0.0")
+    deployment(cluster, namespace, "1.0.0")
+    wait_until_healthy(cluster, namespace, "1.0.0")
+    for kind, name in (("services", "connect4"), ("routes.tidegate.dev", "connect4")):
+        before = cluster.get(kind, name, namespace)
+        assert before is not None
+        cluster.delete(kind, name, namespace)
+
+        def is_back(kind: str = kind, name: str = name, uid: str = before["metadata"]["uid"]) -> bool:
+            found = cluster.get(kind, name, namespace)
+            return found is not None and found["metadata"]["uid"] != uid
+
+        wait_for(is_back, f"{kind}/{name}")
+    wait_until_healthy(cluster, namespace, "1.0.0")
+
+
+def test_a_killed_operator_goes_on_where_it_was(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
+    canary = {"steps": [{"setPercent": 10}, {"pause": {}}]}
+    with start(cluster, namespace, tmp_path, "one") as first:
+        first.wait_until_leading()
+        for version in ("1.0.0", "2.0.0"):
+            model_version(cluster, namespace, version)
+        deployment(cluster, namespace, "1.0.0", strategy={"type": "Canary", "canary": canary})
+        wait_until_healthy(cluster, namespace, "1.0.0")
+        deployment(cluster, namespace, "2.0.0", strategy={"type": "Canary", "canary": canary})
+
+        def at_step() -> dict[str, Any] | None:
+            cluster.play_kubelet(namespace)
+            cluster.play_router(namespace)
+            canary = cluster.status("connect4", namespace).get("canary") or {}
+            return canary if canary.get("stepStartedAt") else None
+
+        before = wait_for(at_step, "the first step", 60)
+        first.process.send_signal(signal.SIGKILL)
+        first.process.wait()
+    routes = cluster.list("routes", namespace)
+    with start(cluster, namespace, tmp_path, "one") as again:
+        again.wait_until_leading()
+        wait_for(lambda: (again.metric('tidegate_reconcile_seconds_count{kind="Deployment"}') or 0) >= 1, "a reconcile")
+        after = cluster.status("connect4", namespace)["canary"]
+        assert (after["stepStartedAt"], after["percent"], after["step"]) == (
+            before["stepStartedAt"],
+            before["percent"],
+            before["step"],
+        )
+        assert [each["spec"] for each in cluster.list("routes", namespace)] == [each["spec"] for each in routes]
+
+
+def test_of_two_replicas_one_works_and_the_other_follows_at_once(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    with start(cluster, namespace, tmp_path, "one") as first, start(cluster, namespace, tmp_path, "two") as second:
+        wait_for(lambda: [each.metric("tidegate_leading") for each in (first, second)].count(1) == 1, "one leader")
+        leader, standby = (first, second) if first.metric("tidegate_leading") == 1 else (second, first)
+        leader.wait_until_leading()
+        wait_for(lambda: standby.get("/readyz")[0] == 200, "the standby: a rolling update must not wait for its lease")
+        model_version(cluster, namespace, "1.0.0")
+        deployment(cluster, namespace, "1.0.0")
+        wait_until_healthy(cluster, namespace, "1.0.0")
+        wrote = [
+            code
+            for code in ("200", "201")
+            if standby.metric(f'tidegate_api_requests_total{{code="{code}",method="PATCH"}}')
+        ]
+        assert wrote == [], "the standby writes nothing"
+        assert leader.stop() == 0
+        standby.wait_until_leading()
+        lease = cluster.get("leases", "tidegate-operator", namespace)
+        assert lease is not None
+        assert lease["spec"]["holderIdentity"] == standby.log.stem
+        cluster.delete("services", "connect4", namespace)
+        wait_for(lambda: cluster.get("services", "connect4", namespace), "the standby's work")
+
+
+def test_a_frozen_leader_writes_nothing_when_it_wakes_up(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
+    with start(cluster, namespace, tmp_path, "one") as first:
+        first.wait_until_leading()
+        with start(cluster, namespace, tmp_path, "two") as second:
+            first.process.send_signal(signal.SIGSTOP)
+            second.wait_until_leading()
+            deployment(cluster, namespace, "1.0.0")
+            wait_for(lambda: cluster.status("connect4", namespace), "a status by the second")
+            first.process.send_signal(signal.SIGCONT)
+            assert first.process.wait(20) == 1
+            assert "could not be renewed" in first.text
+            assert first.metric('tidegate_api_requests_total{code="200",method="PATCH"}') is None
+            assert second.metric("tidegate_leading") == 1
+
+
+def test_sigterm_ends_it_quickly_and_lets_the_lease_go(cluster: Cluster, namespace: str, operator: Operator) -> None:
+    assert operator.stop(seconds=5) == 0
+    lease = cluster.get("leases", "tidegate-operator", namespace)
+    assert lease is not None
+    assert not lease["spec"].get("holderIdentity")
+    assert "Traceback" not in operator.text
+
+
+def test_bad_settings_end_with_the_name_of_the_variable(cluster: Cluster, tmp_path: Path) -> None:
+    with Operator(cluster.kubeconfig, tmp_path, "bad", log_level="LOUD") as bad:
+        assert bad.process.wait(30) == 2
+        assert bad.lines[-1]["reason"] == "BadSettings"
+        assert "TIDEGATE_LOG_LEVEL" in bad.lines[-1]["message"]
+
+
+def test_missing_kinds_end_with_the_remedy(tmp_path: Path) -> None:
+    with ApiServer() as empty, Operator(empty.kubeconfig, tmp_path, "early") as early:
+        assert early.process.wait(30) == 3
+        assert "install the CRDs" in early.lines[-1]["message"]
+
+
+def test_it_waits_for_an_api_server_that_is_away(tmp_path: Path) -> None:
+    config = tmp_path / "kubeconfig"
+    config.write_text(
+        "current-context: c\ncontexts: [{name: c, context: {cluster: k, user: u}}]\n"
+        "clusters: [{name: k, cluster: {server: 'http://127.0.0.1:1'}}]\nusers: [{name: u, user: {}}]\n"
+    )
+    with Operator(config, tmp_path, "lonely") as lonely:
+        wait_for(lambda: "trying again" in lonely.text, "the first try")
+        assert lonely.get("/healthz")[0] == 200
+        assert lonely.stop(seconds=5) == 0
+
+
+def test_the_official_client_is_not_in_memory(operator: Operator) -> None:
+    maps = Path(f"/proc/{operator.process.pid}/maps").read_text()
+    assert "scipy" not in maps
+    assert operator.memory < 110, "MB; measured 68"

@@ -1,0 +1,216 @@
+"""The metric source on an HTTP server that answers like Prometheus."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from tidegate.adapters.prometheus import PrometheusMetrics
+from tidegate.api.deployment import MetricSpec
+from tidegate.domain.release import Measurement, Query, VersionID
+
+END = datetime(2026, 1, 1, 12, tzinfo=UTC)
+WINDOW = timedelta(seconds=10)
+CANARY, STABLE = VersionID("connect4-1.1.0", "b" * 64), VersionID("connect4-1.0.0", "a" * 64)
+PATIENCE = timedelta(seconds=5)
+
+Answer = Callable[[str], Any]
+
+
+class Prometheus:
+    def __init__(self, url: str) -> None:
+        self.queries: list[str] = []
+        self.answer: Answer = lambda _: {"resultType": "vector", "result": []}
+        self.metrics = PrometheusMetrics(url)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        form = await request.post()
+        self.queries.append(str(form["query"]))
+        assert float(str(form["time"])) == END.timestamp()
+        answer = self.answer(str(form["query"]))
+        if isinstance(answer, web.Response):
+            return answer
+        if isinstance(answer, asyncio.Event):
+            await answer.wait()
+        return web.json_response({"status": "success", "data": answer})
+
+    async def ask(self, *queries: Query, patience: timedelta = PATIENCE) -> Any:
+        return await self.metrics.measure("ns", "connect4", queries, patience)
+
+
+@pytest.fixture
+async def prometheus() -> AsyncIterator[Prometheus]:
+    application = web.Application()
+    made = Prometheus("")
+    application.router.add_post("/api/v1/query", made.handle)
+    server = TestServer(application)
+    await server.start_server()
+    made.metrics = PrometheusMetrics(str(server.make_url("")).rstrip("/"))
+    yield made
+    await made.metrics.close()
+    await server.close()
+
+
+def query(name: str, *, compare: bool = False, window: timedelta = WINDOW, **fields: Any) -> Query:
+    return Query(MetricSpec(name=name, **fields), CANARY, STABLE if compare else None, END - window, END)
+
+
+def matrix(*series: tuple[dict[str, str], float]) -> dict[str, Any]:
+    """Series that grew to a value in the window, scraped every second."""
+    end = END.timestamp()
+
+    def samples(value: float) -> list[list[Any]]:
+        return [[end - 70 + n, str(0 if n <= 60 else value * (n - 60) / 10)] for n in range(71)]
+
+    return {
+        "resultType": "matrix",
+        "result": [{"metric": labels, "values": samples(value)} for labels, value in series],
+    }
+
+
+def labels(version: VersionID, **more: str) -> dict[str, str]:
+    return {"tidegate_version": version.model_version} | more
+
+
+def code(version: VersionID, number: str) -> dict[str, str]:
+    return labels(version, envoy_response_code_class=number)
+
+
+async def test_error_rate_of_both_versions_from_one_request(prometheus: Prometheus) -> None:
+    prometheus.answer = lambda _: matrix((code(CANARY, "2"), 90), (code(CANARY, "5"), 10), (code(STABLE, "2"), 200))
+    found = await prometheus.ask(query("errorRate", max=0.05, compare=True))
+    assert found == {"errorRate": Measurement(value=pytest.approx(0.1), stable_value=0.0, samples=100)}
+    assert prometheus.queries == [
+        'envoy_cluster_upstream_rq_xx{tidegate_namespace="ns",tidegate_deployment="connect4"}[70000ms]'
+    ]
+
+
+async def test_one_round_asks_every_question_once(prometheus: Prometheus) -> None:
+    names = ("errorRate", "requestRate", "latencyP50", "latencyP95", "latencyP99")
+    found = await prometheus.ask(*(query(name, max=1) for name in names))
+    assert set(found) == set(names)
+    assert len(prometheus.queries) == 2
+
+
+async def test_request_rate(prometheus: Prometheus) -> None:
+    prometheus.answer = lambda _: matrix((code(CANARY, "2"), 30), (code(CANARY, "4"), 20))
+    found = await prometheus.ask(query("requestRate", min=1))
+    assert found["requestRate"] == Measurement(value=pytest.approx(5.0), samples=50)
+
+
+async def test_latency_in_milliseconds(prometheus: Prometheus) -> None:
+    buckets = (("1", 10.0), ("5", 99.0), ("10", 100.0), ("+Inf", 100.0))
+    prometheus.answer = lambda _: matrix(*((labels(CANARY, le=bound), count) for bound, count in buckets))
+    found = await prometheus.ask(query("latencyP99", max_milliseconds=50), query("latencyP50", max_milliseconds=50))
+    assert found["latencyP99"].value == pytest.approx(5.0)
+    assert found["latencyP50"].value == pytest.approx(1 + 4 * 40 / 89)
+
+
+async def test_outcomes(prometheus: Prometheus) -> None:
+    def answer(promql: str) -> Any:
+        assert 'metric="accuracy"' in promql
+        share = 0.9 if "positive" in promql else 1
+        return matrix((labels(CANARY), 200 * share), (labels(STABLE), 100 * share))
+
+    prometheus.answer = answer
+    found = await prometheus.ask(query("accuracy", source="Outcomes", min=0.85, compare=True))
+    expected = Measurement(value=pytest.approx(0.9), stable_value=pytest.approx(0.9), samples=200)
+    assert found["accuracy"] == expected
+    assert len(prometheus.queries) == 2
+
+
+async def test_custom_queries_are_filled_in_and_compared(prometheus: Prometheus) -> None:
+    matchers = 'v="{{ version }}",s="{{stable}}",d="{{ deployment }}",n="{{ namespace }}"'
+    text = f"sum(rate(m{{{matchers}}}[{{{{ window }}}}])) {{{{ odd }}}}"
+
+    def answer(promql: str) -> Any:
+        value = "3" if f'v="{CANARY}"' in promql else "2"
+        return {"resultType": "vector", "result": [{"metric": {}, "value": [0, value]}]}
+
+    prometheus.answer = answer
+    found = await prometheus.ask(query("custom", query=text, max=3, compare=True))
+    assert found["custom"] == Measurement(value=3.0, stable_value=2.0)
+    assert prometheus.queries[0] == (
+        'sum(rate(m{v="connect4-1.1.0",s="connect4-1.0.0",d="connect4",n="ns"}[10s])) {{ odd }}'
+    )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"resultType": "vector", "result": []},
+        {"resultType": "vector", "result": [{"metric": {}, "value": [0, "NaN"]}]},
+        {"resultType": "scalar", "result": [0, "+Inf"]},
+    ],
+)
+async def test_empty_and_nan_are_no_data_and_no_error(prometheus: Prometheus, data: Any) -> None:
+    prometheus.answer = lambda _: data
+    found = await prometheus.ask(query("custom", query="x", max=1))
+    assert found["custom"] == Measurement()
+
+
+async def test_scalar_answer(prometheus: Prometheus) -> None:
+    prometheus.answer = lambda _: {"resultType": "scalar", "result": [0, "1.5"]}
+    assert (await prometheus.ask(query("custom", query="x", max=1)))["custom"].value == 1.5
+
+
+async def test_query_with_many_series_is_an_error_with_a_remedy(prometheus: Prometheus) -> None:
+    many = [{"metric": {"a": str(n)}, "value": [0, "1"]} for n in range(3)]
+    prometheus.answer = lambda _: {"resultType": "vector", "result": many}
+    found = await prometheus.ask(query("custom", query="x", max=1))
+    assert re.search("3 series; aggregate", str(found["custom"].error))
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (web.json_response({"status": "error", "error": "parse error at char 3"}, status=400), "parse error at char 3"),
+        (web.json_response({"status": "error", "error": "query timed out"}, status=503), "query timed out"),
+        (web.Response(text="<html>", status=502), "without JSON"),
+        (web.json_response([1]), "refused"),
+        (web.json_response({"status": "success", "data": {"resultType": "matrix"}}), "something else"),
+    ],
+)
+async def test_refusals_and_nonsense_are_errors_and_never_raised(
+    prometheus: Prometheus, answer: web.Response, said: str
+) -> None:
+    prometheus.answer = lambda _: answer
+    found = await prometheus.ask(query("errorRate", max=1))
+    assert said in str(found["errorRate"].error)
+    assert found["errorRate"].value is None
+
+
+async def test_slow_answers_do_not_hold_up_the_round(prometheus: Prometheus) -> None:
+    never = asyncio.Event()
+    full = {"resultType": "scalar", "result": [0, "1"]}
+    prometheus.answer = lambda promql: never if "slow" in promql else full
+    asked = (query("one", query="slow", max=1), query("two", query="quick", max=1))
+    found = await prometheus.ask(*asked, patience=timedelta(seconds=0.5))
+    assert "did not answer within 0.5 s" in str(found["one"].error)
+    assert found["two"].value == 1.0
+    never.set()
+
+
+async def test_nobody_there_and_no_address() -> None:
+    gone = PrometheusMetrics("http://127.0.0.1:1")
+    found = await gone.measure("ns", "d", [query("errorRate", max=1)], PATIENCE)
+    assert "did not answer" in str(found["errorRate"].error)
+    await gone.close()
+    none = PrometheusMetrics(None)
+    found = await none.measure("ns", "d", [query("errorRate", max=1)], PATIENCE)
+    assert "prometheus.url" in str(found["errorRate"].error)
+
+
+async def test_unknown_metric_names_what_there_is(prometheus: Prometheus) -> None:
+    found = await prometheus.ask(query("latencyP42", max=1))
+    assert "latencyP95" in str(found["latencyP42"].error)
+
+
+async def test_long_windows_are_read_at_some_points_only(prometheus: Prometheus) -> None:
+    await prometheus.ask(query("errorRate", max=1, window=timedelta(hours=24)))
+    assert prometheus.queries[0].endswith("[86460000ms:240166ms]")
