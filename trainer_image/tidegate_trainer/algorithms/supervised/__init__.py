@@ -1,0 +1,1 @@
+"""Supervised learning of a policy and value network from exactly labelled positions."""

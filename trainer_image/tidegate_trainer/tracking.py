@@ -1,0 +1,133 @@
+"""MLflow: parameters and metrics of the run in the document, from a background thread.
+
+MLflow may be away: what could not be logged waits and is tried again, at the end for a bounded time. The training
+neither waits for it nor fails because of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+from tidegate_trainer.contract import MLflowRun
+
+__all__ = ["Batch", "MLflowSink", "Sink", "Tracker"]
+
+log = logging.getLogger(__name__)
+
+_PAUSE_SECONDS = 5.0
+_LAST_SECONDS = 20.0
+_LAST_PAUSE_SECONDS = 0.5
+_LONGEST_PARAMETER = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Something to log at one moment."""
+
+    metrics: dict[str, float]
+    parameters: dict[str, str]
+    step: int
+    milliseconds: int
+    """Unix time of the measurement, kept while MLflow is away."""
+
+
+class Sink(Protocol):
+    """Where batches go."""
+
+    def log(self, batch: Batch) -> None:
+        """Log one batch; any exception means that it is to be tried again."""
+
+
+class MLflowSink:
+    """A run on an MLflow server."""
+
+    def __init__(self, run: MLflowRun) -> None:
+        """Remember the run; mlflow is imported with the first batch, in the tracker's thread."""
+        self._run = run
+
+    def log(self, batch: Batch) -> None:
+        """Log one batch."""
+        # The tracker retries on its own; MLflow's default would hold it for minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        from mlflow.entities import Metric, Param
+        from mlflow.tracking import MlflowClient
+
+        MlflowClient(self._run.tracking_uri).log_batch(
+            self._run.run_id,
+            metrics=[Metric(name, value, batch.milliseconds, batch.step) for name, value in batch.metrics.items()],
+            params=[Param(name, value[:_LONGEST_PARAMETER]) for name, value in batch.parameters.items()],
+        )
+
+
+class Tracker(AbstractContextManager["Tracker"]):
+    """Hands batches to a sink in order, again and again until it takes them."""
+
+    def __init__(
+        self, sink: Sink | None, *, last_seconds: float = _LAST_SECONDS, pause_seconds: float = _PAUSE_SECONDS
+    ) -> None:
+        """Log to `sink`; None: log nothing."""
+        self._sink = sink
+        self._last_seconds = last_seconds
+        self._pause = pause_seconds
+        self._waiting: queue.Queue[Batch | None] = queue.Queue()
+        self._closed = threading.Event()
+        self._given_up = threading.Event()
+        self._away = False
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+
+    def __enter__(self) -> Tracker:
+        if self._sink:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed.set()
+        self._waiting.put(None)
+        if self._thread.is_alive():
+            self._thread.join(self._last_seconds)
+            self._given_up.set()
+            if self._thread.is_alive():
+                log.warning("MLflow did not take the last metrics; the result and the manifest have them")
+
+    def log_parameters(self, parameters: dict[str, str]) -> None:
+        """Log what the training was told."""
+        self._waiting.put(Batch({}, parameters, 0, _now()))
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        """Log what the training measured at `step`."""
+        self._waiting.put(Batch(metrics, {}, step, _now()))
+
+    def _work(self) -> None:
+        while (batch := self._waiting.get()) is not None:
+            while not self._try(batch):
+                if self._closed.wait(self._pause) and self._given_up.wait(_LAST_PAUSE_SECONDS):
+                    return
+
+    def _try(self, batch: Batch) -> bool:
+        assert self._sink is not None
+        try:
+            self._sink.log(batch)
+        except Exception as error:
+            if not self._away:
+                log.warning("MLflow is away, metrics wait: %s", error)
+            self._away = True
+            return False
+        if self._away:
+            log.info("MLflow is back")
+        self._away = False
+        return True
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
