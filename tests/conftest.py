@@ -1,6 +1,28 @@
-"""Settings of every test."""
+"""Fixtures that several folders of tests share: Tidegate on the local cluster."""
 
 import os
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+
+from dev import installation
+from dev.demo.kube import Kube
 
 # Before anything imports ONNX Runtime: its Linux builds report usage home unless they are told not to.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+
+@pytest.fixture(scope="session")
+def installed() -> Iterator[installation.Installed]:
+    """Tidegate on the local cluster; stopped afterwards unless it ran before or TIDEGATE_KEEP_CLUSTER is set."""
+    running = installation.is_running()
+    yield installation.install(Console(stderr=True))
+    if not running and not os.environ.get("TIDEGATE_KEEP_CLUSTER"):
+        installation.cluster("down")
+
+
+@pytest.fixture(scope="session")
+def kube(installed: installation.Installed) -> Kube:
+    """The cluster."""
+    return Kube(installed.kubeconfig)

@@ -1,0 +1,106 @@
+"""Seconds and accuracy of the trainer's settings, each as a pod would run it.
+
+    python tests/benchmarks/trainer.py [--cpu 2] [--only bigger] [--config '{"blocks": 5}']
+
+Every figure of moves stands beside what random legal moves reach. The whole time includes loading torch, labelling the
+positions, evaluating 20,000 held-out positions, exporting, parity and storing; the rest is the training alone.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "small": {
+        "blocks": 3, "channels": 32, "maxExamples": 80_000, "epochs": 4, "examplesPerEpoch": 20_000,
+        "batchSize": 128, "learningRate": 0.004,
+    },
+    "medium": {
+        "blocks": 3, "channels": 32, "maxExamples": 160_000, "epochs": 4, "examplesPerEpoch": 40_000,
+        "batchSize": 128, "learningRate": 0.004,
+    },
+    "bigger": {
+        "blocks": 4, "channels": 48, "maxExamples": 300_000, "epochs": 6, "examplesPerEpoch": 50_000,
+        "batchSize": 128, "learningRate": 0.004,
+    },
+}  # fmt: skip
+
+COLUMNS = ("config", "net", "examples", "whole s", "CPU s", "train s", "1/s", "moves", "random", "values", "peak MiB")
+
+
+def main() -> None:
+    """Run the benchmarks and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cpu", type=float, default=2, help="cores the trainer is told it has")
+    parser.add_argument("--only", choices=CONFIGS, action="append", help="run this one (can be repeated)")
+    parser.add_argument("--config", type=json.loads, default={}, help="JSON that is added to every configuration")
+    options = parser.parse_args()
+    print(" | ".join(COLUMNS))
+    for name in options.only or CONFIGS:
+        config = CONFIGS[name] | options.config
+        print(" | ".join(measure(name, config, options.cpu)), flush=True)
+
+
+def measure(name: str, config: dict[str, Any], cpu: float) -> tuple[str, ...]:
+    """Run one configuration and return its row."""
+    with tempfile.TemporaryDirectory() as folder:
+        began, used = time.monotonic(), cpu_seconds()
+        result = run(config, cpu, Path(folder))
+        seconds, work = time.monotonic() - began, cpu_seconds() - used
+    metrics = result["metrics"]
+    speed = metrics["steps"] * config["batchSize"] / metrics["trainSeconds"]
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return (
+        name,
+        f"{config['blocks']}x{config['channels']}",
+        f"{metrics['trainingPositions']:.0f}",
+        f"{seconds:.0f}",
+        f"{work:.0f}",
+        f"{metrics['trainSeconds']:.0f}",
+        f"{speed:.0f}",
+        f"{100 * metrics['moveAccuracy']:.2f} %",
+        f"{100 * metrics['randomMoveAccuracy']:.2f} %",
+        f"{100 * metrics['valueAccuracy']:.2f} %",
+        f"{peak:.0f}",
+    )
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of the finished child processes: on a busy machine it says more than the clock."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def run(config: dict[str, Any], cpu: float, folder: Path) -> dict[str, Any]:
+    """Train in a process of its own and return the result."""
+    document = {
+        "contractVersion": "v1", "namespace": "benchmarks", "name": "trainer", "uid": "0", "model": "connect4",
+        "trainer": {"algorithm": "supervised", "config": config},
+        "datasets": [{"name": "positions", "uri": "builtin://connect4-solved"}],
+        "checkpoint": {"intervalSeconds": 30, "uri": (folder / "checkpoints").as_uri()},
+        "artifact": {"uri": (folder / "model").as_uri()},
+        "resources": {"cpu": cpu},
+    }  # fmt: skip
+    (folder / "job.json").write_text(json.dumps(document))
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT / "trainer_image"),
+        "TIDEGATE_JOB": str(folder / "job.json"),
+        "TIDEGATE_TERMINATION_LOG": str(folder / "result.json"),
+        "TIDEGATE_WORK": str(folder / "work"),
+    }
+    subprocess.run([sys.executable, "-m", "tidegate_trainer"], env=environment, check=True, capture_output=True)
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""End to end: a real node, Tidegate installed by its chart, small models, short intervals."""
+
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from dev import installation
+from dev.demo.kube import SYSTEM, Kube, Object
+from tests.e2e import artifacts
+from tests.e2e.artifacts import Stored
+from tests.e2e.load import Load
+
+
+@pytest.fixture
+def namespace(kube: Kube) -> Iterator[str]:
+    """A namespace of the test's own; that it goes away again is part of every test (behaviour rule 12)."""
+    name = f"e2e-{uuid.uuid4().hex[:8]}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    yield name
+    kube.delete("Namespace", name, api_version="v1")
+    kube.wait_gone("Namespace", name, timeout=90, api_version="v1")
+
+
+@contextmanager
+def forwarded(installed: installation.Installed, service: str, port: int) -> Iterator[str]:
+    """Reach a Service of the system namespace from the test; the address is yielded."""
+    command = ["kubectl", "port-forward", "-n", SYSTEM, f"service/{service}", f":{port}"]
+    environment = {**os.environ, **installed.environment}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        yield f"http://127.0.0.1:{line.split('127.0.0.1:')[1].split()[0]}"
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+@pytest.fixture(scope="session")
+def store(installed: installation.Installed) -> dict[str, Stored]:
+    """The test files in MLflow's artifact store."""
+    stored = {}
+    with forwarded(installed, "tidegate-mlflow", 5000) as address, httpx.Client(timeout=30) as client:
+        for name, data in artifacts.all_files().items():
+            path = f"e2e/{name}-{artifacts.digest(data)[:12]}.onnx"
+            client.put(f"{address}/api/2.0/mlflow-artifacts/artifacts/{path}", content=data).raise_for_status()
+            stored[name] = Stored(f"mlflow-artifacts:/{path}", artifacts.digest(data), len(data))
+    return stored
+
+
+@pytest.fixture
+def load(kube: Kube, installed: installation.Installed, namespace: str) -> Callable[..., Load]:
+    """Starts users of a Deployment in the test's namespace."""
+
+    def start(deployment: str, rate: float = 40) -> Load:
+        return Load(kube, installed.images["loadgen"], namespace, deployment, rate).start()
+
+    return start
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    """Poll a check until it is true."""
+
+    def wait(check: Callable[[], object], timeout: float, what: str) -> None:
+        deadline = time.monotonic() + timeout
+        while not check():
+            assert time.monotonic() < deadline, f"not after {timeout:.0f} s: {what}"
+            time.sleep(0.2)
+
+    return wait
+
+
+@pytest.fixture
+def restart(kube: Kube) -> Callable[[str], None]:
+    """Kill the pods of a component of Tidegate without grace, as a lost node would."""
+
+    def kill(component: str) -> None:
+        pods = kube.pods(f"app.kubernetes.io/component={component}", SYSTEM)
+        assert pods, f"no pods of {component}"
+        for pod in pods:
+            kube.delete("Pod", pod["metadata"]["name"], SYSTEM, "v1", gracePeriodSeconds=0)
+
+    return kill
+
+
+@pytest.fixture
+def without(kube: Kube) -> Callable[..., object]:
+    """Take a component of Tidegate away for a while: ``with without("prometheus"): …``."""
+
+    @contextmanager
+    def away(component: str) -> Iterator[None]:
+        name = f"tidegate-{component}"
+        kube.merge("Deployment", name, {"spec": {"replicas": 0}}, SYSTEM, "apps/v1")
+        kube.wait("Deployment", name, _has(0), timeout=60, namespace=SYSTEM, api_version="apps/v1", what="stopped")
+        try:
+            yield
+        finally:
+            kube.merge("Deployment", name, {"spec": {"replicas": 1}}, SYSTEM, "apps/v1")
+            kube.wait("Deployment", name, _has(1), timeout=90, namespace=SYSTEM, api_version="apps/v1", what="back")
+
+    return away
+
+
+def _has(replicas: int) -> Callable[[Object], bool]:
+    def holds(found: Object) -> bool:
+        status = found.get("status") or {}
+        return (status.get("replicas") or 0) == replicas and (status.get("readyReplicas") or 0) == replicas
+
+    return holds

@@ -1,0 +1,47 @@
+"""Objects of the end-to-end tests."""
+
+from typing import Any
+
+from dev.demo.kube import TIDEGATE, Object
+from tests.e2e.artifacts import SIGNATURE, Stored
+
+FAST = {
+    "interval": "1s",
+    "window": "5s",
+    "metrics": [{"name": "errorRate", "max": 0.05, "minSamples": 5}],
+}
+
+
+def model_version(namespace: str, version: str, stored: Stored, **spec: Any) -> Object:
+    """Make a ModelVersion of the model ``m``."""
+    return {
+        "apiVersion": TIDEGATE,
+        "kind": "ModelVersion",
+        "metadata": {"name": f"m-{version}", "namespace": namespace},
+        "spec": {
+            "model": "m",
+            "version": version,
+            "artifact": stored.reference(),
+            "signature": SIGNATURE,
+            "validation": {"resources": {"cpu": "200m", "memory": "512Mi"}},
+            **spec,
+        },
+    }
+
+
+def deployment(namespace: str, version: str, name: str = "m", **spec: Any) -> Object:
+    """Make a Deployment with steps of a few seconds."""
+    return {
+        "apiVersion": TIDEGATE,
+        "kind": "Deployment",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "modelVersion": f"m-{version}",
+            "serving": {"replicas": 1, "resources": {"cpu": "100m", "memory": "512Mi"}},
+            "strategy": {"canary": {"steps": [{"setPercent": 30}, {"hold": "3s"}, {"setPercent": 60}, {"hold": "3s"}]}},
+            "analysis": FAST,
+            "traffic": {"sticky": {"header": "x-user-id"}},
+            "rollback": {"drainDelay": "2s"},
+            **spec,
+        },
+    }
