@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PYTHONPATH := $(CURDIR):$(CURDIR)/operator:$(CURDIR)/trainer_image:$(CURDIR)/serving_image
 FAST := not apiserver and not cluster and not mlflow and not slow and not triton
 
-.PHONY: help venv check lint test demo up down load generate lock benchmarks clean
+.PHONY: help venv check lint test demo up install down load generate lock benchmarks clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ up: venv ## Start the local cluster and load the images
 	$(BIN)/python -m dev.cluster up
 	$(BIN)/python -m dev.cluster load
 
+install: venv ## Install Tidegate on the local cluster with its Helm chart
+	$(BIN)/python -m dev.installation
+
 down: ## Stop the local cluster; nothing is left running
 	$(PYTHON) -m dev.cluster down
 
@@ -45,6 +48,7 @@ generate: venv ## Write the CRDs, the chart's copy, the reference pages and the 
 	$(BIN)/python -m tidegate.api.crd
 	$(BIN)/python -m tidegate.api.reference
 	$(BIN)/python -m tidegate_trainer.contract
+	$(BIN)/python -m dev.schemas
 	$(BIN)/python -m tidegate_serving.contract
 
 benchmarks: venv ## Measure what docs/benchmarks.md states

@@ -70,7 +70,7 @@ PROMETHEUS = GoModule(
     {name: f"github.com/prometheus/prometheus/cmd/{name}" for name in ("prometheus", "promtool")},
     tags=("remove_all_sd", "enable_kubernetes_sd"),
 )
-"""Debian's has no discovery of pods; without the clouds' it builds in a third of the time."""
+"""Debian's cannot discover pods; the discoveries of the clouds are left out because they are most of the build."""
 MODULES = {module.name: module for module in (KUBERNETES, ETCD, HELM, VOLUMES, COREDNS, PAUSE, KWOK, PROMETHEUS)}
 
 

@@ -63,7 +63,7 @@ def publish(new: Path, folder: Path) -> None:
 
 
 def thread_count(environment: Mapping[str, str], instances: int) -> int | None:
-    """Cores for each instance from TIDEGATE_THREADS, the CPU limit of the Triton container in whole cores."""
+    """Cores for each instance from TIDEGATE_THREADS, the cores that the Triton container reserves, rounded up."""
     limit = environment.get("TIDEGATE_THREADS")
     return max(1, int(limit) // instances) if limit else None
 

@@ -138,8 +138,8 @@ def test_triton_loads_exactly_the_model_of_the_deployment() -> None:
 
 def test_resources_and_threads() -> None:
     found = containers(pod())
-    asked = {"cpu": "1", "memory": "1Gi"}
-    assert found["triton"]["resources"] == {"requests": asked, "limits": asked}
+    asked = {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "1Gi"}}
+    assert found["triton"]["resources"] == asked, "no answer is throttled"
     (threads,) = (each for each in found["puller"]["env"] if each["name"] == "TIDEGATE_THREADS")
     assert threads["valueFrom"]["resourceFieldRef"]["containerName"] == "triton"
     free = containers(pod(with_serving(resources=ComputeResources())))

@@ -146,7 +146,7 @@ class MLflow:
             if error.code == accept:
                 return {}
             reason = "MLflowUnavailable" if error.is_passing else "MLflowRefused"
-            raise Unavailable(reason, f"MLflow refuses {path}: {error.code}: {error}") from error
+            raise Unavailable(reason, f"MLflow refuses {path}: {error.code}: {str(error).rstrip('.')}") from error
         except (aiohttp.ClientError, TimeoutError) as error:
             why = str(error) or type(error).__name__
             raise Unavailable("MLflowUnavailable", f"no answer from MLflow at {self._url}: {why}") from error

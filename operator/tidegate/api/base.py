@@ -189,12 +189,12 @@ class ResourceMeta(StatusModel):
 
 
 class ComputeResources(Model):
-    """Computing resources that one container asks for and is limited to."""
+    """Computing resources of one container: what it reserves, and for memory and GPUs also its limit."""
 
     cpu: Quantity | None = None
-    """CPU cores, for example "2" or 500m."""
+    """CPU cores that are reserved, for example "2" or 500m; idle ones are used as well, nothing is throttled."""
     memory: Quantity | None = None
-    """Memory, for example 4Gi."""
+    """Memory, for example 4Gi; more than this ends the container."""
     gpus: Annotated[int, Field(ge=0, le=16)] = 0
     """Number of GPUs (nvidia.com/gpu)."""
 

@@ -128,9 +128,11 @@ _POD_SECURITY: Json = {
 
 
 def _resources(wanted: ComputeResources) -> Json:
-    asked = {"cpu": wanted.cpu, "memory": wanted.memory, GPU: str(wanted.gpus) if wanted.gpus else None}
-    amounts = {name: amount for name, amount in asked.items() if amount is not None}
-    return {"requests": amounts, "limits": dict(amounts)} if amounts else {}
+    # The processor is reserved, not capped: idle cores are used, and a throttled container is slow for no gain.
+    bounded = {"memory": wanted.memory, GPU: str(wanted.gpus) if wanted.gpus else None}
+    limits = {name: amount for name, amount in bounded.items() if amount is not None}
+    requests = limits | ({"cpu": wanted.cpu} if wanted.cpu else {})
+    return {"requests": requests} | ({"limits": limits} if limits else {}) if requests else {}
 
 
 def _tolerate(taint: str) -> Json:

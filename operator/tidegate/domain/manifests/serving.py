@@ -275,8 +275,8 @@ def _build_pod(served: Served, platform: Platform) -> Manifest:
 def _build_puller(served: Served, platform: Platform) -> Manifest:
     environment: list[Manifest] = [_document_variable()]
     if served.serving.resources.cpu:
-        limit = {"containerName": "triton", "resource": "limits.cpu", "divisor": "1"}
-        environment.append({"name": "TIDEGATE_THREADS", "valueFrom": {"resourceFieldRef": limit}})
+        reserved = {"containerName": "triton", "resource": "requests.cpu", "divisor": "1"}
+        environment.append({"name": "TIDEGATE_THREADS", "valueFrom": {"resourceFieldRef": reserved}})
     return {
         "name": "puller",
         "image": platform.agent_image,
@@ -358,10 +358,11 @@ def _build_agent(platform: Platform) -> Manifest:
 
 
 def _triton_resources(asked: ComputeResources) -> Manifest:
-    """What is asked for is both request and limit; nothing asked for: a small request and no limit."""
-    limits = {"cpu": asked.cpu, "memory": asked.memory, "nvidia.com/gpu": str(asked.gpus) if asked.gpus else None}
-    given = {name: value for name, value in limits.items() if value}
-    return {"requests": {"cpu": "100m", "memory": "192Mi"} | given} | ({"limits": given} if given else {})
+    """Memory and GPUs are request and limit; the processor is reserved and not capped, so that no answer is throttled."""
+    bounded = {"memory": asked.memory, "nvidia.com/gpu": str(asked.gpus) if asked.gpus else None}
+    limits = {name: value for name, value in bounded.items() if value}
+    requests = {"cpu": asked.cpu or "100m", "memory": "192Mi"} | limits
+    return {"requests": requests} | ({"limits": limits} if limits else {})
 
 
 def _resources(cpu: str, memory: str, memory_limit: str) -> Manifest:
