@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dev.cluster.current import CurrentProvider
+from dev.cluster.daemons import DAEMONS, Options
 from dev.cluster.engines import Docker, Podman, push_images
 from dev.cluster.errors import ClusterError
 from dev.cluster.images import IMAGES, PROJECT_IMAGES, references
 from dev.cluster.kind import KindProvider
 from dev.cluster.kwok import FakeNodes
 from dev.cluster.native import NativeProvider
-from dev.cluster.node import DAEMONS, Node, Options
+from dev.cluster.node import Node
 from dev.cluster.progress import say
 from dev.cluster.providers import Kind, Provider, choose_provider, kubeconfig_in_force
 from dev.cluster.settings import find_folders, find_network

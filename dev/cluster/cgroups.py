@@ -8,7 +8,6 @@ from pathlib import Path
 
 from dev.cluster.progress import wait_until
 
-ROOT = "tidegate"
 NEEDED_CONTROLLERS = "+cpu +cpuset +memory +pids"
 
 
@@ -22,39 +21,39 @@ def hierarchies(mounts: str) -> list[Path]:
     return [Path(row[1]) for row in rows if row[2] in {"cgroup", "cgroup2"}]
 
 
-def roots() -> list[Path]:
-    """Our folder in each hierarchy."""
+def roots(name: str) -> list[Path]:
+    """The cluster's folder in each hierarchy."""
     mounts = Path("/proc/self/mounts").read_text()
-    return [hierarchy / ROOT for hierarchy in hierarchies(mounts)]
+    return [hierarchy / name for hierarchy in hierarchies(mounts)]
 
 
-def create() -> None:
+def create(name: str) -> None:
     """Make the root group in each hierarchy, which the kubelet expects to find."""
-    for root in roots():
+    for root in roots(name):
         control = root.parent / "cgroup.subtree_control"
-        if len(roots()) == 1 and control.exists():
+        if len(roots(name)) == 1 and control.exists():
             control.write_text(NEEDED_CONTROLLERS)
         root.mkdir(exist_ok=True)
 
 
-def find_pids() -> set[int]:
+def find_pids(name: str) -> set[int]:
     """All processes of pods, whatever became of the daemons that started them."""
-    return {pid for root in roots() for group in _groups(root) for pid in _members(group)}
+    return {pid for root in roots(name) for group in _groups(root) for pid in _members(group)}
 
 
-def remove() -> bool:
+def remove(name: str) -> bool:
     """Remove the groups, innermost first; whether all are gone."""
-    return wait_until(_try_remove, timeout=5)
+    return wait_until(lambda: _try_remove(name), timeout=5)
 
 
-def _try_remove() -> bool:
-    for root in roots():
+def _try_remove(name: str) -> bool:
+    for root in roots(name):
         for group in _groups(root):
             try:
                 group.rmdir()
             except OSError:
                 continue
-    return not any(root.exists() for root in roots())
+    return not any(root.exists() for root in roots(name))
 
 
 def _groups(root: Path) -> Iterator[Path]:

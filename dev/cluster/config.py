@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 
-from dev.cluster.cgroups import ROOT
 from dev.cluster.settings import CLUSTER_DOMAIN, CNI_PLUGINS, NODE_NAME, Folders, Network
 
 CRI = 'plugins."io.containerd.grpc.v1.cri"'
@@ -96,7 +95,7 @@ def render_kubelet(folders: Folders, network: Network) -> str:
         "address": network.node_address,
         "healthzBindAddress": "127.0.0.1",
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": f"/{ROOT}",
+        "cgroupRoot": f"/{folders.name}",
         "clusterDNS": [network.dns_service],
         "clusterDomain": CLUSTER_DOMAIN,
         "resolvConf": str(folders.config / "resolv.conf"),

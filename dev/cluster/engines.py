@@ -17,6 +17,7 @@ from dev.cluster.settings import REPOSITORY, Folders
 from dev.cluster.shell import find_program, is_mounted, run, run_logged, succeeds
 
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+UNUSED_FOR = "336h"
 PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host")
 
 
@@ -60,14 +61,18 @@ class Podman:
         """Keep the folders."""
         self._folders = folders
 
+    @property
+    def store(self) -> Path:
+        """Where the images lie."""
+        return self._folders.cache / "podman" / "root"
+
     def command(self, *arguments: str) -> list[str]:
         """A podman command line on our store."""
-        store = self._folders.cache / "podman"
         return [
             "podman",
-            f"--root={store / 'root'}",
-            f"--runroot={store / 'run'}",
-            f"--tmpdir={store / 'tmp'}",
+            f"--root={self.store}",
+            f"--runroot={self.store.with_name('run')}",
+            f"--tmpdir={self.store.with_name('tmp')}",
             "--storage-driver=overlay",
             f"--runtime={find_program('runc') or 'runc'}",
             "--cgroup-manager=cgroupfs",
@@ -94,15 +99,15 @@ class Podman:
         """Copy an image to a registry under another reference."""
         run(self.command("push", reference, destination), timeout=3600)
 
-    def save_command(self, reference: str) -> list[str]:
-        """The command that writes an image to its standard output."""
-        return self.command("save", "--format=docker-archive", reference)
+    def prune(self) -> None:
+        """Remove layers that no image has and no build has made for a while."""
+        run(self.command("image", "prune", "--force", f"--filter=until={UNUSED_FOR}"), timeout=600)
 
     def unmount(self) -> None:
         """Undo podman's bind mount of its store; while another podman is at work it stays."""
-        store = self._folders.cache / "podman" / "root" / "overlay"
-        if is_mounted(store):
-            succeeds(["umount", store])
+        mount = self.store / "overlay"
+        if is_mounted(mount):
+            succeeds(["umount", mount])
 
     def build(self, image: Image) -> None:
         """Build an image; the base comes from Debian's packages, so that no registry is needed."""

@@ -48,10 +48,10 @@ def find_leftovers(folders: Folders, network: Network) -> Leftovers:
     mounts = Path("/proc/self/mountinfo").read_text()
     return Leftovers(
         daemons=frozenset(recorded | pids_in_namespace(folders.network_namespace)),
-        pods=frozenset(cgroups.find_pids()),
+        pods=frozenset(cgroups.find_pids(folders.name)),
         mounts=tuple(mounts_below(mounts, [folders.node, folders.containerd_root])),
         link=link_exists(network.host_link),
-        groups=any(root.exists() for root in cgroups.roots()),
+        groups=any(root.exists() for root in cgroups.roots(folders.name)),
     )
 
 
@@ -62,12 +62,12 @@ def remove_leftovers(folders: Folders, network: Network) -> None:
     """
     found = find_leftovers(folders, network)
     kill_processes(found.daemons)
-    kill_processes(cgroups.find_pids())
+    kill_processes(cgroups.find_pids(folders.name))
     for path in found.mounts:
         if path != folders.network_namespace:
             run(["umount", "--lazy", path])
     NodeNetwork(folders, network).remove()
-    cgroups.remove()
+    cgroups.remove(folders.name)
     remove_strays(folders)
 
 

@@ -10,6 +10,7 @@ from dev.cluster.images import order_for_build, reference, superseded
 from dev.cluster.lock import IMAGES, exclusive
 from dev.cluster.progress import step
 from dev.cluster.settings import Folders
+from dev.cluster.store import missing_layers, read_image, write_archive
 
 
 class Loader:
@@ -36,9 +37,13 @@ class Loader:
             self._podman.unmount()
 
     def _load(self, name: str) -> None:
+        """Build an image if need be, and move the layers that the node does not have yet."""
         ensure_built(self._podman, order_for_build([name]))
         with step(f"loading image {reference(name)}"):
-            self._containerd.import_from(self._podman.save_command(reference(name)))
+            image = read_image(self._podman.store, reference(name))
+            layers = missing_layers(image, self._containerd.unpacked())
+            self._containerd.import_archive(lambda target: write_archive(image, layers, target))
+            self._containerd.drop_archives()
 
     def _clear(self, names: Iterable[str]) -> None:
         """Remove older builds, but for those that a pod still names: it may have to start again."""
@@ -46,3 +51,4 @@ class Loader:
         old = superseded(self._containerd.images(), chosen, keep=self._in_use())
         self._containerd.remove_images(old)
         self._podman.remove(superseded(self._podman.images(), chosen))
+        self._podman.prune()

@@ -28,8 +28,7 @@ def exclusive(folders: Folders, command: str, *, name: str = CLUSTER, wait: floa
 
     The kernel drops the lock when its holder ends, however it ends.
     """
-    folders.state.mkdir(parents=True, exist_ok=True)
-    with (folders.state / f"{name}.lock").open("a+") as handle:
+    with (_lock_folder(folders, name) / f"{name}.lock").open("a+") as handle:
         if not _try_lock(handle):
             say(f"  another command is at work ({_read_holder(handle)}); waiting for it")
             if not wait_until(lambda: _try_lock(handle), timeout=wait, interval=0.5):
@@ -39,6 +38,13 @@ def exclusive(folders: Folders, command: str, *, name: str = CLUSTER, wait: floa
         handle.flush()
         yield
         handle.truncate(0)
+
+
+def _lock_folder(folders: Folders, name: str) -> Path:
+    """Images are shared by all clusters of a person, the rest is not."""
+    folder = folders.cache if name == IMAGES else folders.state
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _try_lock(handle: IO[str]) -> bool:

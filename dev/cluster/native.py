@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
+from dev.cluster.daemons import DAEMONS
 from dev.cluster.errors import ClusterError
 from dev.cluster.leftovers import find_leftovers
 from dev.cluster.lock import check_owner, exclusive, write_owner
-from dev.cluster.node import DAEMONS, Node
+from dev.cluster.node import Node
 from dev.cluster.packages import install_missing
 from dev.cluster.processes import Record, age, resident_bytes
 from dev.cluster.progress import say, step
+from dev.cluster.settings import check_socket_path
 
 
 class NativeProvider:
@@ -27,6 +29,7 @@ class NativeProvider:
         """Bring the node up and say how to use it."""
         with exclusive(self._folders, "up"):
             check_owner(self._folders, force=self._force)
+            check_socket_path(self._folders)
             install_missing(self._folders)
             self._node.up()
             write_owner(self._folders)

@@ -14,7 +14,6 @@ from dev.cluster.shell import is_installed, is_mounted, run, succeeds
 
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 NODE_LINK = "eth0"
-TABLE = "tidegate"
 
 
 class NodeNetwork:
@@ -46,7 +45,7 @@ class NodeNetwork:
     def remove(self) -> None:
         """Undo `create`, in whatever state it is."""
         if is_installed("nft"):
-            succeeds(["nft", "delete", "table", "ip", TABLE])
+            succeeds(["nft", "delete", "table", "ip", self._network.name])
             self._withdraw_rules()
         if link_exists(self._network.host_link):
             run(["ip", "link", "delete", self._network.host_link])
@@ -76,7 +75,7 @@ class NodeNetwork:
 def render_translation(network: Network) -> str:
     """Let pods out under the machine's address, with a table of our own that is gone in one command."""
     return f"""\
-table ip {TABLE} {{
+table ip {network.name} {{
     chain outgoing {{
         type nat hook postrouting priority srcnat; policy accept;
         ip saddr {network.everything} oifname != "{network.host_link}" masquerade

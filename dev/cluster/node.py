@@ -1,49 +1,34 @@
-"""The node of our own: which daemons it has, and how they are brought up and down."""
+"""The node of our own: how it is brought up, repaired and taken down."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from dev.cluster import arguments, cgroups, config
+from dev.cluster import cgroups
 from dev.cluster.addons import render_addons
 from dev.cluster.apiserver import ReadyProbe
-from dev.cluster.arguments import ControlPlane
 from dev.cluster.containerd import Containerd
+from dev.cluster.daemons import DAEMONS, FOUNDATION, WORKERS, Options, find_nameservers, plan_daemons, write_files
 from dev.cluster.dns import resolves
 from dev.cluster.errors import ClusterError
 from dev.cluster.golang import ETCD, HELM, KUBERNETES, VOLUMES, ensure_programs
 from dev.cluster.images import NODE_IMAGES, reference
-from dev.cluster.kubeconfig import render_kubeconfig, write_private
 from dev.cluster.leftovers import find_leftovers, remove_leftovers
 from dev.cluster.loader import Loader
-from dev.cluster.network import NodeNetwork, usable_nameservers
+from dev.cluster.network import NodeNetwork
 from dev.cluster.pki import create_pki
 from dev.cluster.processes import Daemon, Supervisor
 from dev.cluster.progress import say, step, wait_until
 from dev.cluster.settings import CLUSTER_DOMAIN, NODE_NAME, Folders, Network
-from dev.cluster.shell import find_program, run
+from dev.cluster.shell import run
 from dev.cluster.strays import remove_strays
 
-RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 API_NAME = f"kubernetes.default.svc.{CLUSTER_DOMAIN}"
 READY_TIMEOUT = 90.0
-DOWN_TIMEOUT = 5.0
+DOWN_TIMEOUT = 2.0
 """How long a daemon may take to end when all that it could still write is thrown away."""
-FOUNDATION = ("etcd", "kube-apiserver", "containerd")
-WORKERS = ("kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "volumes")
-"""They need a working foundation when they start."""
-DAEMONS = (*FOUNDATION, *WORKERS)
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a person can choose at `up`."""
-
-    lift_limits: bool = False
-    """Let kube-controller-manager send as many requests as it likes, for benchmarks."""
 
 
 class Node:
@@ -58,8 +43,6 @@ class Node:
         self.containerd = Containerd(folders)
         self.loader = Loader(folders, self.containerd, self.images_in_use)
         self._programs: dict[str, Path] = {}
-
-    # --- from outside ---------------------------------------------------------------------
 
     def up(self) -> None:
         """Bring the node to where everything runs, from wherever it is now."""
@@ -110,16 +93,12 @@ class Node:
         except ClusterError:
             return set()
 
-    # --- making ---------------------------------------------------------------------------
-
     def _prepare_programs(self) -> None:
         for module in (KUBERNETES, ETCD, VOLUMES, HELM):
             self._programs |= ensure_programs(self.folders, module)
         self.folders.bin.mkdir(parents=True, exist_ok=True)
         for name in ("kubectl", "helm"):
-            link = self.folders.bin / name
-            link.unlink(missing_ok=True)
-            link.symlink_to(self._programs[name])
+            _link(self.folders.bin / name, self._programs[name])
 
     def _can_be_continued(self) -> bool:
         """Whether enough is left of an earlier run to repair it instead of making it anew.
@@ -138,32 +117,13 @@ class Node:
             _rotate_logs(self.folders.logs)
             network = self.network
             create_pki(self.folders.pki, [network.node_address, network.kubernetes_service])
-            cgroups.create()
+            cgroups.create(self.folders.name)
             NodeNetwork(self.folders, network).create()
-
-    def _render(self) -> None:
-        """Write the configuration files; those that differ make their daemon start again."""
-        folders, network = self.folders, self.network
-        for name in ("controller-manager", "scheduler", "proxy", "kubelet-client", "admin"):
-            path = folders.kubeconfig if name == "admin" else folders.config / f"{name}.kubeconfig"
-            write_private(path, render_kubeconfig(network.api_url, folders.pki, name))
-        runc = find_program("runc") or "runc"
-        texts = {
-            "containerd.toml": config.render_containerd(folders, reference("pause"), runc),
-            "cni/10-tidegate.conflist": config.render_cni(folders, network),
-            "kubelet.yaml": config.render_kubelet(folders, network),
-            "proxy.yaml": config.render_proxy(folders.config / "proxy.kubeconfig", network),
-            "resolv.conf": config.render_resolv_conf(find_nameservers()),
-        }
-        for name, text in texts.items():
-            write_private(folders.config / name, text)
-
-    # --- starting -------------------------------------------------------------------------
 
     def _start(self) -> None:
         """Start what does not run, and wait until pods can run and find each other by name."""
-        self._render()
-        daemons = self._plan_daemons()
+        write_files(self.folders, self.network)
+        daemons = plan_daemons(self.folders, self.network, self._options, self._programs)
         with step("etcd, API server and containerd"):
             started = [name for name in FOUNDATION if self.supervisor.ensure(daemons[name])]
             if "containerd" in started:
@@ -178,57 +138,6 @@ class Node:
         with step("cluster DNS"):
             self._apply_addons()
             self._wait(self._dns_is_ready, DAEMONS, "CoreDNS is not ready")
-
-    def _plan_daemons(self) -> dict[str, Daemon]:
-        folders, configs = self.folders, self.folders.config
-        plan = self._control_plane()
-        words = {
-            "etcd": arguments.etcd_arguments(plan),
-            "kube-apiserver": arguments.apiserver_arguments(plan),
-            "containerd": [f"--config={configs / 'containerd.toml'}"],
-            "kube-controller-manager": arguments.controller_manager_arguments(
-                configs / "controller-manager.kubeconfig",
-                folders.pki,
-                self.network,
-                lift_limits=self._options.lift_limits,
-            ),
-            "kube-scheduler": arguments.scheduler_arguments(configs / "scheduler.kubeconfig"),
-            "kube-proxy": [f"--config={configs / 'proxy.yaml'}"],
-            "kubelet": arguments.kubelet_arguments(
-                configs / "kubelet.yaml",
-                configs / "kubelet-client.kubeconfig",
-                folders.node / "kubelet",
-                self.network,
-            ),
-            "volumes": arguments.volumes_arguments(folders.kubeconfig, folders.node / "volumes"),
-        }
-        inputs = {
-            "containerd": (configs / "containerd.toml",),
-            "kube-proxy": (configs / "proxy.yaml",),
-            "kubelet": (configs / "kubelet.yaml",),
-        }
-        return {name: Daemon(name, (self._program(name), *words[name]), inputs.get(name, ())) for name in DAEMONS}
-
-    def _program(self, name: str) -> str:
-        if name in self._programs:
-            return str(self._programs[name])
-        found = find_program(name)
-        if found is None:
-            raise ClusterError(f"{name} is not installed")
-        return found
-
-    def _control_plane(self) -> ControlPlane:
-        return ControlPlane(
-            address=self.network.node_address,
-            api_port=self.network.api_port,
-            etcd_port=2379,
-            etcd_peer_port=2380,
-            folder=self.folders.node,
-            service_range=str(self.network.services),
-            advertised=True,
-        )
-
-    # --- waiting --------------------------------------------------------------------------
 
     def _settle_containerd(self, daemon: Daemon) -> None:
         """Wait for containerd; if it remembers containers of another cluster, let it forget them."""
@@ -272,8 +181,6 @@ class Node:
         text = render_addons(self.network, reference("coredns"), forward_dns=bool(find_nameservers()))
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
 
-    # --- ending ---------------------------------------------------------------------------
-
     def _remove_pods(self) -> None:
         """Clear containers away while containerd can still do it; after a kill the next `up` does."""
         if "containerd" in self.supervisor.alive():
@@ -283,14 +190,19 @@ class Node:
                 say(f"  containers are removed at the next `up`: {error}")
 
 
-def find_nameservers() -> list[str]:
-    """The name servers that CoreDNS forwards to."""
-    return usable_nameservers(path.read_text() for path in RESOLV_CONF if path.exists())
-
-
 def _rotate_logs(folder: Path) -> None:
     """Keep the logs of the run before, for a look at what went wrong."""
     if folder.exists():
         before = folder.with_name("logs.before")
         shutil.rmtree(before, ignore_errors=True)
         folder.rename(before)
+
+
+def _link(link: Path, target: Path) -> None:
+    """Point a link to another program without a moment in which it is not there."""
+    if link.is_symlink() and link.readlink() == target:
+        return
+    new = link.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    new.symlink_to(target)
+    new.rename(link)

@@ -17,6 +17,10 @@ CLUSTER_DOMAIN = "cluster.local"
 CONTAINERD_NAMESPACE = "k8s.io"
 CNI_PLUGINS = Path("/usr/lib/cni")
 DEFAULT_NETWORK = IPv4Network("10.213.0.0/16")
+DEFAULT_NAME = "tidegate"
+LONGEST_SOCKET_PATH = 107
+LONGEST_NAME = 14
+"""The kernel takes 15 letters for a network link, and one is ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,8 @@ class Folders:
     """Built programs, images and package downloads; safe to delete when the cluster is down."""
     state: Path
     """The running cluster: certificates, kubeconfig, process records and logs."""
+    name: str = DEFAULT_NAME
+    """Of the cluster; another name is another cluster beside this one."""
 
     @property
     def bin(self) -> Path:
@@ -36,7 +42,8 @@ class Folders:
     @property
     def containerd_root(self) -> Path:
         """Containerd's images; in the cache, so that a loaded image is loaded once."""
-        return self.cache / "containerd"
+        suffix = "" if self.name == DEFAULT_NAME else f"-{self.name}"
+        return self.cache / f"containerd{suffix}"
 
     @property
     def daemons(self) -> Path:
@@ -88,9 +95,14 @@ class Network:
     """
 
     everything: IPv4Network = DEFAULT_NETWORK
-    host_link: str = "tidegate0"
+    name: str = DEFAULT_NAME
     link_prefix: int = 24
     api_port: int = 6443
+
+    @property
+    def host_link(self) -> str:
+        """The machine's end of the veth pair."""
+        return f"{self.name}0"
 
     @property
     def pods(self) -> IPv4Network:
@@ -128,18 +140,37 @@ class Network:
         return f"https://{self.node_address}:{self.api_port}"
 
 
+def check_socket_path(folders: Folders) -> None:
+    """Refuse a state folder so deep that the kernel would not take the paths of sockets in it."""
+    longest = f"{folders.containerd_socket}.ttrpc"
+    if len(longest) > LONGEST_SOCKET_PATH:
+        raise ClusterError(
+            f"{folders.state}: the path is {len(longest) - LONGEST_SOCKET_PATH} letters too long "
+            "for the sockets in it: set TIDEGATE_STATE to a shorter one"
+        )
+
+
+def find_name(environ: Mapping[str, str] = os.environ) -> str:
+    """The name of the cluster: `TIDEGATE_NAME` makes a second one, which needs a network of its own."""
+    name = environ.get("TIDEGATE_NAME") or DEFAULT_NAME
+    if not name.isalnum() or len(name) > LONGEST_NAME:
+        raise ClusterError(f"TIDEGATE_NAME: {name!r} is not of at most {LONGEST_NAME} letters and digits")
+    return name
+
+
 def find_network(environ: Mapping[str, str] = os.environ) -> Network:
     """The default addresses, or those within the /16 that `TIDEGATE_NETWORK` names."""
+    name = find_name(environ)
     text = environ.get("TIDEGATE_NETWORK")
     if not text:
-        return Network()
+        return Network(name=name)
     try:
         everything = IPv4Network(text)
     except ValueError as error:
         raise ClusterError(f"TIDEGATE_NETWORK: {error}") from error
     if everything.prefixlen != 16:
         raise ClusterError(f"TIDEGATE_NETWORK: {text} is not a /16 network, such as 10.99.0.0/16")
-    return Network(everything=everything)
+    return Network(everything=everything, name=name)
 
 
 def find_folders(environ: Mapping[str, str] = os.environ) -> Folders:
@@ -147,7 +178,10 @@ def find_folders(environ: Mapping[str, str] = os.environ) -> Folders:
     home = Path(environ.get("HOME") or Path.home())
     cache = environ.get("XDG_CACHE_HOME") or home / ".cache"
     state = environ.get("XDG_STATE_HOME") or home / ".local" / "state"
+    name = find_name(environ)
+    folder = "cluster" if name == DEFAULT_NAME else f"cluster-{name}"
     return Folders(
         cache=Path(environ.get("TIDEGATE_CACHE") or Path(cache) / "tidegate"),
-        state=Path(environ.get("TIDEGATE_STATE") or Path(state) / "tidegate" / "cluster"),
+        state=Path(environ.get("TIDEGATE_STATE") or Path(state) / "tidegate" / folder),
+        name=name,
     )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import io
 import json
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -96,15 +95,24 @@ def missing_layers(image: StoredImage, unpacked: Iterable[str]) -> list[Layer]:
 
 def write_archive(image: StoredImage, layers: Iterable[Layer], target: IO[bytes]) -> None:
     """Write an image, with the given layers only, in the form that containerd imports."""
-    with tarfile.open(fileobj=target, mode="w|", bufsize=CHUNK, copybufsize=CHUNK) as archive:
-        _add(archive, "oci-layout", json.dumps({"imageLayoutVersion": "1.0.0"}).encode())
-        _add(archive, "index.json", json.dumps(build_index(image)).encode())
-        for content in (image.manifest, image.config):
-            _add(archive, _blob(_digest(content)), content)
-        for layer in layers:
-            header = tarfile.TarInfo(_blob(layer.digest))
-            header.size = layer.size
-            archive.addfile(header, ChunkReader(restore_layer(layer)))
+    index = json.dumps(build_index(image)).encode()
+    layout = json.dumps({"imageLayoutVersion": "1.0.0"}).encode()
+    small = {"oci-layout": layout, "index.json": index}
+    small |= {_blob(_digest(content)): content for content in (image.manifest, image.config)}
+    for name, content in small.items():
+        _write_member(target, name, len(content), [content])
+    for layer in layers:
+        _write_member(target, _blob(layer.digest), layer.size, restore_layer(layer))
+    target.write(bytes(2 * tarfile.BLOCKSIZE))
+
+
+def _write_member(target: IO[bytes], name: str, size: int, chunks: Iterable[bytes]) -> None:
+    header = tarfile.TarInfo(name)
+    header.size = size
+    target.write(header.tobuf())
+    for chunk in chunks:
+        target.write(chunk)
+    target.write(bytes(-size % tarfile.BLOCKSIZE))
 
 
 def build_index(image: StoredImage) -> dict[str, Any]:
@@ -141,36 +149,6 @@ def _read_chunks(path: Path) -> Iterator[bytes]:
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(CHUNK):
             yield chunk
-
-
-class ChunkReader(io.RawIOBase):
-    """A file over an iterator of byte strings."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        """Keep the iterator; nothing is read yet."""
-        self._chunks = chunks
-        self._rest = b""
-
-    def read(self, size: int = -1) -> bytes:
-        """Return exactly so many bytes, fewer only at the end."""
-        parts = [self._rest]
-        length = len(self._rest)
-        while size < 0 or length < size:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                break
-            parts.append(chunk)
-            length += len(chunk)
-        content = b"".join(parts)
-        end = len(content) if size < 0 else size
-        self._rest = content[end:]
-        return content[:end]
-
-
-def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    header = tarfile.TarInfo(name)
-    header.size = len(content)
-    archive.addfile(header, io.BytesIO(content))
 
 
 def _blob(digest: str) -> str:

@@ -69,6 +69,7 @@ class Operator:
         self._registry = MLflow(mlflow_url) if mlflow_url else None
         self._reconcilers = self._build_reconcilers(mlflow_url)
         self._queue = WorkQueue(self._reconcile, QueueTelemetry(), workers=settings.workers)
+        self._cache.subscribe(self._objects.forget)
         self._cache.subscribe(Wakeups(self._queue.add).notice)
         self._is_synced = False
 
@@ -118,10 +119,7 @@ class Operator:
             await watch(self._cache, load_credentials, self._settings.watch_namespaces, lambda: _catch_signals(stop))
 
     async def _reconcile(self, key: Key) -> Requeue | None:
-        requeue = await self._reconcilers[key.kind].reconcile(key)
-        if self._cache.get(key) is None:
-            self._objects.forget(key)
-        return requeue
+        return await self._reconcilers[key.kind].reconcile(key)
 
     def _is_leading(self) -> bool:
         return self._election is None or self._election.is_leading()
@@ -135,7 +133,7 @@ class Operator:
         """Build one reconciler per kind, each behind the mapping of errors."""
         settings, objects, events, clock = self._settings, self._objects, self._events, self._clock
         telemetry = PrometheusTelemetry()
-        shared = (objects, objects, self._registry, events, telemetry, clock)
+        shared = (self._registry, events, telemetry, clock)
         training = TrainingConfig(
             image=settings.trainer_image,
             image_pull_policy=settings.image_pull_policy,
@@ -155,8 +153,8 @@ class Operator:
             envoy_port=settings.envoy_port,
         )
         reconcilers: dict[Kind, Reconciler] = {
-            TRAINING_JOB: TrainingJobReconciler(*shared, training),
-            MODEL_VERSION: ModelVersionReconciler(*shared, validation),
+            TRAINING_JOB: TrainingJobReconciler(objects, objects, *shared, training),
+            MODEL_VERSION: ModelVersionReconciler(objects, *shared, validation),
             DEPLOYMENT: DeploymentReconciler(objects, objects, self._metrics, events, telemetry, clock, platform),
             ABTEST: ABTestReconciler(objects, self._metrics, events, telemetry, clock),
         }

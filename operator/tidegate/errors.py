@@ -1,4 +1,3 @@
-# ruff: noqa: N818  they are outcomes of a reconcile, named after what they mean
 """The three ways in which a reconcile can end badly.
 
 TidegateError

@@ -6,7 +6,7 @@ finalizers and extra patches. What to do is decided by the reconcilers, from the
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -36,6 +36,8 @@ async def watch(
         registry=build_registry(cache, login),
         settings=build_settings(),
         standalone=True,
+        # Else kopf asks the system for the user's name, and a container's user may have none.
+        identity=cast("Any", "tidegate"),
         clusterwide=not namespaces,
         namespaces=namespaces,
     )
@@ -63,6 +65,21 @@ def build_registry(cache: ObjectCache, login: Callable[[], Credentials]) -> kopf
     return registry
 
 
+class NoDifferences(kopf.DiffBaseStorage):
+    """Spares kopf the copy of every object that it would compare with the one before: nobody asks for differences."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        """Find nothing worth comparing."""
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
+        """Know of no earlier state."""
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Write nothing."""
+
+
 def build_settings() -> kopf.OperatorSettings:
     """Make kopf write nothing, look for nothing but what it is told, and never wait forever."""
     settings = kopf.OperatorSettings()
@@ -73,6 +90,7 @@ def build_settings() -> kopf.OperatorSettings:
     settings.networking.connect_timeout = 10
     settings.networking.request_timeout = 60
     settings.queueing.idle_timeout = 1
+    settings.persistence.diffbase_storage = NoDifferences()
     for kind in WATCHED_KINDS:
         if is_child(kind):
             settings.watching.label_selectors[_matcher(kind)] = CHILD_SELECTOR

@@ -203,7 +203,7 @@ class Clock(Protocol):
 
 
 class Creation(Protocol):
-    """What server-side apply cannot say: make an object only if there is none, and give up a pod whose node is lost."""
+    """What server-side apply cannot say: make an object only if there is none."""
 
     async def create(self, manifest: Manifest) -> Manifest:
         """Create an object.
@@ -211,10 +211,6 @@ class Creation(Protocol):
         Raises:
             Conflict: There already is an object of this name.
         """
-        ...
-
-    async def delete_now(self, key: Key, uid: str) -> None:
-        """Delete the object with this uid without waiting for its node; an absent object is fine."""
         ...
 
 

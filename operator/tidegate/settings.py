@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     """How long a lease is valid that is not renewed: the longest pause after the leader has died."""
     identity: str = Field(default_factory=socket.gethostname)
     """Name of this replica in the lease: the pod's name."""
-    workers: Annotated[int, Field(ge=1, le=256)] = 16
+    workers: Annotated[int, Field(ge=1, le=256)] = 32
     """Objects that are reconciled at the same time."""
     resync_seconds: Annotated[float, Field(ge=1)] = 600
     """How often the memory is compared with the API server, should a watch have missed something."""

@@ -19,6 +19,8 @@ Reconcile = Callable[[Key], Awaitable[Requeue | None]]
 FIRST_DELAY = 0.05
 LONGEST_DELAY = 60.0
 LONGEST_CONFLICT_DELAY = 1.0
+LONGEST_RECONCILE = 120.0
+"""Every request has a time-out of its own; this one is for what nobody thought of."""
 
 logger = logging.getLogger(__name__)
 _current: ContextVar[Key | None] = ContextVar("current", default=None)
@@ -129,7 +131,8 @@ class WorkQueue:
             timer.cancel()
         token = _current.set(key)
         try:
-            requeue = await self._reconcile(key)
+            async with asyncio.timeout(LONGEST_RECONCILE):
+                requeue = await self._reconcile(key)
         except Exception as error:
             self._retry(key, error)
         else:

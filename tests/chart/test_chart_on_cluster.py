@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from dev import installation
 pytestmark = pytest.mark.cluster
 
 CHART = Path(__file__).parents[2] / "charts" / "tidegate"
-RELEASE = "second"
-NAMESPACE = "second-system"
-NAME = "second-tidegate"
+RELEASE = f"chart-test-{uuid.uuid4().hex[:6]}"
+NAMESPACE = RELEASE
+NAME = f"{RELEASE}-tidegate"
 PARTS = {"operator", "router", "envoy", "prometheus", "mlflow"}
 
 
@@ -32,7 +33,7 @@ class Cluster:
     def run(self, program: str, *arguments: str, stdin: str = "", check: bool = True) -> str:
         path = shutil.which(program, path=self._variables["PATH"])
         assert path is not None, program
-        command = [path, *arguments, f"--namespace={NAMESPACE}"]
+        command = [path, f"--namespace={NAMESPACE}", *arguments]
         done = subprocess.run(command, env=self._variables, input=stdin, capture_output=True, text=True, timeout=400)
         assert not check or done.returncode == 0, done.stderr
         return done.stdout
@@ -114,13 +115,14 @@ def test_prometheus_reads_every_pod_that_asks_for_it(cluster, installed):
         answer = cluster.proxy(f"{NAME}-prometheus:9090", "/api/v1/query?query=up==1")
         return {series["metric"]["pod"] for series in answer["data"]["result"]}
 
-    asking = {
-        pod["metadata"]["name"]
-        for pod in cluster.pods()
-        if pod["metadata"].get("annotations", {}).get("prometheus.io/scrape") == "true"
+    asking = [pod for pod in cluster.pods() if "prometheus.io/scrape" in pod["metadata"].get("annotations", {})]
+    assert {pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in asking} == {
+        "operator",
+        "router",
+        "envoy",
     }
-    assert len(asking) == 4
-    eventually(lambda: up() == asking, f"targets {asking}")
+    names = {pod["metadata"]["name"] for pod in asking}
+    eventually(lambda: up() == names, f"targets {names}")
 
 
 def test_the_operator_leads_and_sees_mlflow_and_prometheus(cluster, installed):

@@ -137,7 +137,7 @@ def test_only_who_talks_to_the_api_server_has_a_token(documents):
 def test_every_container_has_probes_requests_and_a_memory_limit(documents):
     for name, template in pods(documents).items():
         for container in template["spec"]["containers"]:
-            assert {"livenessProbe", "readinessProbe"} <= container.keys(), name
+            assert {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys(), name
             assert {"cpu", "memory"} <= container["resources"]["requests"].keys(), name
             assert "memory" in container["resources"]["limits"], name
             assert container["imagePullPolicy"] == "IfNotPresent"
@@ -323,6 +323,12 @@ def test_the_data_of_a_claim_outlives_the_release(render):
     claims = of_kind(render(VALUE_SETS["production"]), "PersistentVolumeClaim")
     assert {each["metadata"]["name"] for each in claims} == {"tidegate-prometheus", "tidegate-mlflow"}
     assert all(each["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep" for each in claims)
+
+
+def test_a_proxy_that_waits_for_the_router_is_not_killed(documents):
+    (template,) = [each for name, each in pods(documents).items() if name.endswith("-envoy")]
+    probe = template["spec"]["containers"][0]["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 3600
 
 
 def test_a_proxy_is_drained_before_it_is_killed(documents):

@@ -9,7 +9,8 @@ from tests.scenarios.releases import BAD, at_step, make_world, settled_on, steps
 from tests.scenarios.simulator import START, Event, World, digest_of, version
 from tidegate.api.base import Condition
 from tidegate.api.deployment import DeploymentPhase, DeploymentStatus, HistoryEntry, Outcome
-from tidegate.domain.release import Measurement, ModelState, Observed, Plan
+from tidegate.api.model_version import Role
+from tidegate.domain.release import Backend, Experiment, Measurement, ModelState, Observed, ObservedRoute, Plan
 from tidegate.domain.rollout import measurements_due, plan_rollout
 from tidegate.domain.situation import MAX_DECISIONS, MAX_HISTORY, MAX_REJECTED, Situation
 
@@ -186,6 +187,99 @@ def test_no_step_is_taken_without_a_way_back_unless_promoted_fully() -> None:
     assert world.status.canary.target_percent == 50
     world.give("PromoteFully", "1")
     until(world, settled_on("v2"))
+
+
+def test_nothing_is_scaled_down_while_a_proxy_may_run_a_share_that_was_never_confirmed() -> None:
+    world = releasing(strategy=steps("10", "2s", "50", "60s"))
+    world.proxies[0].frozen = True
+    until(world, lambda w: sum(each.percent == 50 for each in w.proxies[1].backends) == 2)
+    world.proxies[1].frozen = True
+    world.change(strategy=steps("10", "60s"))
+    world.run(5)
+    assert world.route is not None
+    assert world.route.backends[0].percent == 10
+    assert world.workloads[version("v2")].replicas == 2
+    for proxy in world.proxies:
+        proxy.frozen = False
+    world.run(2)
+    assert world.workloads[version("v2")].replicas == 1
+
+
+def test_a_split_that_was_never_confirmed_is_not_taken_for_gone() -> None:
+    world = until(make_world(rollback={"drain_delay": "0s"}), settled_on("v1"))
+    world.proxies[0].frozen = True
+    world.experiment = Experiment("wider", "wide", version("v2"), 50, "x-user-id")
+    until(world, lambda w: len(w.proxies[1].backends) == 2)
+    world.proxies[1].frozen = True
+    world.experiment = None
+    world.run(5)
+    assert version("v2") in world.workloads
+
+
+def test_a_lost_route_is_not_written_for_a_version_without_pods() -> None:
+    world = until(make_world(), settled_on("v1"))
+    world.kill_pods("v1", slower=5)
+    world.route = None
+    world.run(3)
+    assert world.route is None
+    until(world, lambda w: w.status.phase is DeploymentPhase.HEALTHY)
+
+
+def test_an_ended_test_keeps_its_pods_until_every_proxy_has_let_go() -> None:
+    world = until(make_world(rollback={"drain_delay": "0s"}), settled_on("v1"))
+    world.experiment = Experiment("wider", "wide", version("v2"), 50, "x-user-id")
+    until(world, lambda w: w.status.experiment is not None and w.status.experiment.percent == 50)
+    world.proxies[0].frozen = True
+    world.experiment = None
+    world.run(5)
+    assert version("v2") in world.workloads
+    world.proxies[0].frozen = False
+    world.run(2)
+    assert version("v2") not in world.workloads
+
+
+@pytest.mark.parametrize(
+    ("confirmed", "share", "live", "free"),
+    [(True, 0, 0, True), (False, 0, 0, False), (True, 10, 10, False), (True, 0, 10, False), (True, 10, 0, False)],
+)
+def test_a_version_is_free_only_when_that_is_certain(confirmed: bool, share: float, live: float, free: bool) -> None:
+    stable, other = version("v1"), version("v2")
+    backends = (Backend(stable, 100 - share, Role.STABLE), Backend(other, share, Role.CANARY))
+    route = ObservedRoute(exists=True, backends=backends, confirmed=confirmed, live={stable: 100 - live, other: live})
+    world = until(make_world(), settled_on("v1"))
+    situation = Situation.begin(world.spec, world.status, replace(world.observe(), route=route), world.now)
+    assert situation.is_free(other) is free
+    lost = replace(situation, observed=replace(situation.observed, route=ObservedRoute()))
+    assert not lost.is_free(other)
+
+
+def test_no_share_goes_back_to_a_stable_version_without_pods() -> None:
+    world = releasing(strategy=steps("75", "60s"), rollback={"capacity_first": False})
+    world.kill_pods("v1", slower=500)
+    world.give("Abort", "1")
+    world.run(20)
+    assert world.status.canary is not None
+    assert world.status.canary.target_percent == 75
+
+
+def test_the_clock_of_one_release_does_not_run_for_the_next() -> None:
+    world = until(make_world(progress_deadline="5s"), settled_on("v1"))
+    world.broken.add("v2")
+    world.change(model_version="v2")
+    world.run(4)
+    world.change(model_version="v3")
+    until(world, settled_on("v3"))
+
+
+def test_a_version_that_drains_can_be_released_again_with_its_pods() -> None:
+    world = releasing(rollback={"drain_delay": "4s"})
+    world.change(model_version="v1")
+    world.run(3)
+    assert [each.model_version for each in world.status.draining] == ["v2"]
+    pods = world.workloads[version("v2")]
+    world.change(model_version="v2")
+    until(world, settled_on("v2"))
+    assert world.workloads[version("v2")] is pods
 
 
 # Measurements

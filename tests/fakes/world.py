@@ -189,13 +189,6 @@ class FakeObjects:
         self.remove(key)
         self._answer("delete", key, {})
 
-    async def delete_now(self, key: Key, uid: str) -> None:
-        self._request("delete_now", key)
-        found = self._objects.get(key)
-        if found is not None and found["metadata"]["uid"] == uid:
-            self.remove(key)
-        self._answer("delete_now", key, {})
-
     async def patch_status(self, observed: Manifest, status: Mapping[str, Any]) -> Manifest:
         key = key_of(observed)
         json.dumps(status)

@@ -17,7 +17,6 @@ from tidegate.domain.promotion import (
     Mirror,
     MirrorProblem,
     Observed,
-    RemovePod,
     StartValidation,
     VersionPlan,
     conclude_mirror,
@@ -90,7 +89,8 @@ def test_job_whose_pod_is_refused() -> None:
 def test_pod_on_a_lost_node_is_given_up() -> None:
     dying = replace(POD, gone_by=NOW)
     assert plan(version(), job=JOB, pods=(dying,)).recheck_after == seconds(60)
-    assert plan(version(), now=NOW + seconds(61), job=JOB, pods=(dying,)).intents == (RemovePod("pod-1", "p"),)
+    made = plan(version(), now=NOW + seconds(61), job=JOB, pods=(dying,))
+    assert (reason(made), made.intents) == ("NodeLost", (DeleteValidation(),))
 
 
 def test_passed() -> None:

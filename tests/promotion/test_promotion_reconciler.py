@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.training.support import (
-    Died,
     Simulation,
     conditions,
     deployment_manifest,
@@ -154,20 +153,10 @@ WRITES = 7
 @pytest.mark.parametrize("request_number", range(1, WRITES + 1))
 async def test_operator_killed_at_every_request(request_number: int, when: str) -> None:
     simulation = Simulation(version_manifest(stage="Production"))
-    setattr(simulation.world, f"dies_{when}", request_number)
-    original = simulation.reconcile
-
-    async def reconcile(reconciler: Any, key: Key) -> Any:
-        try:
-            return await original(reconciler, key)
-        except Died:
-            simulation.start()
-            return await original(simulation.promotion, key)
-
-    simulation.reconcile = reconcile  # type: ignore[method-assign]
+    simulation.kill_at(request_number, when)
     await check(simulation)
     await simulation.validate()
-    assert getattr(simulation.world, f"dies_{when}") is None, "the life is shorter than WRITES"
+    assert simulation.killed
     assert conditions(status_of(simulation)) == {"Ready", "Registered"}
     assert simulation.registry.versions == {(REGISTERED, _uid(simulation)): "1"}
     assert simulation.registry.aliases == {(REGISTERED, "champion"): "1"}

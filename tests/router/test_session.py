@@ -10,7 +10,7 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.router.support import backend, route_object, slice_object
@@ -167,7 +167,26 @@ shapes = st.dictionaries(
 changes = st.lists(st.tuples(shapes, st.lists(st.integers(0, 2), max_size=12), st.booleans()), min_size=1, max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
+def step(choices: list[int], reconnect: bool, **routes: str) -> tuple[Shape, list[int], bool]:
+    """Write a step shortly: a route's value is the number of its service, with ! when that has no ready endpoint."""
+    shape = {name: ((int(text[0]),) * 2, (not text.endswith("!"),) * 2) for name, text in routes.items()}
+    return shape, choices, reconnect
+
+
+@example(
+    [step([], False, one="0", two="0!"), step([], False), step([0, 1, 0, 0, 1, 0], True), step([], False, one="0")]
+)
+@example([step([], False, two="0", bad="0!"), step([0], True, two="0"), step([], False, two="0!", bad="0!")])
+@example(
+    [
+        step([], False, one="0!"),
+        step([0, 1, 0, 0, 1], True, one="0!", two="0!", bad="0!"),
+        step([0], False, one="0!", two="0!", bad="0!"),
+        step([0], False, one="0!", bad="0!"),
+        step([], False, one="0!", two="0!", bad="0"),
+    ]
+)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(changes)
 def test_no_request_ever_meets_a_missing_cluster(steps: list[tuple[Shape, list[int], bool]]) -> None:
     """Whatever changes while messages are under way, in whatever order they arrive, also with a refused route."""

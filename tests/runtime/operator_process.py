@@ -46,7 +46,7 @@ class Operator:
             "TIDEGATE_IDENTITY": identity,
             "TIDEGATE_METRICS_PORT": str(self.port),
             "TIDEGATE_PROGRESS_PORT": str(progress),
-            "TIDEGATE_LEASE_SECONDS": "3",
+            "TIDEGATE_LEASE_SECONDS": "5",
         } | {f"TIDEGATE_{name.upper()}": value for name, value in settings.items()}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

@@ -16,7 +16,7 @@ from tidegate.adapters.kubernetes import (
     merge_patch,
 )
 from tidegate.errors import Conflict, Stalled, Unavailable, Waiting
-from tidegate.ports import CONFIG_MAP, DEPLOYMENT, OWN_KINDS, POD, WORKLOAD, Key, PodIdentity
+from tidegate.ports import CONFIG_MAP, DEPLOYMENT, OWN_KINDS, WORKLOAD, Key, PodIdentity
 
 KEY = Key(WORKLOAD, "ns", "w")
 PATH = "/apis/apps/v1/namespaces/ns/deployments/w"
@@ -183,15 +183,6 @@ async def test_create_says_when_the_name_is_taken(world: World) -> None:
         await world.objects.create(workload())
 
 
-async def test_delete_now_spares_a_successor(world: World) -> None:
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "ns"}, "spec": {}}
-    made = await world.objects.create(pod)
-    await world.objects.delete_now(Key(POD, "ns", "p"), "another uid")
-    assert len(world.api.objects) == 1
-    await world.objects.delete_now(Key(POD, "ns", "p"), made["metadata"]["uid"])
-    assert not world.api.objects
-
-
 async def test_status_is_patched_by_difference_and_only_if_there_is_one(world: World) -> None:
     observed = await world.objects.create(deployment())
     await world.objects.patch_status(observed, observed["status"])
@@ -224,6 +215,15 @@ async def test_lost_answers_are_repeated_without_harm(world: World) -> None:
     await world.objects.delete(KEY)
     assert not world.api.objects
     assert world.objects.get(KEY) is None
+
+
+async def test_nothing_is_remembered_of_what_is_gone(world: World) -> None:
+    world.cache.subscribe(world.objects.forget)
+    await world.objects.apply(workload())
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "w", "namespace": "ns"}, "data": {}}
+    await world.objects.apply(config)
+    world.cache.remove(world.api.objects[PATH])
+    assert not world.objects._applied
 
 
 async def test_missing_kinds_are_named_with_the_remedy() -> None:

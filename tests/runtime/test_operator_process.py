@@ -23,7 +23,7 @@ def server() -> Iterator[ApiServer]:
         yield running
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster(server: ApiServer) -> Cluster:
     return Cluster(server)
 
@@ -36,11 +36,29 @@ def namespace(cluster: Cluster) -> str:
     return name
 
 
-@pytest.fixture
-def operator(cluster: Cluster, namespace: str, tmp_path: Path) -> Iterator[Operator]:
-    with start(cluster, namespace, tmp_path, "one") as started:
+@pytest.fixture(scope="module")
+def shared(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Operator, list[str]]]:
+    """One operator for all tests that leave it alive, and a namespace for each of them."""
+    names = [f"shared-{number}" for number in range(10)]
+    for name in names:
+        cluster.add_namespace(name)
+    folder = tmp_path_factory.mktemp("operator")
+    with Operator(
+        cluster.kubeconfig, folder, "shared", namespace=names[0], watch_namespaces=",".join(names)
+    ) as started:
         started.wait_until_leading()
-        yield started
+        yield started, names
+
+
+@pytest.fixture
+def operator(shared: tuple[Operator, list[str]]) -> Operator:
+    return shared[0]
+
+
+@pytest.fixture
+def place(shared: tuple[Operator, list[str]]) -> str:
+    """One of the namespaces that the shared operator watches, for this test alone."""
+    return shared[1].pop()
 
 
 def start(cluster: Cluster, namespace: str, folder: Path, identity: str) -> Operator:
@@ -120,34 +138,34 @@ def wait_until_healthy(cluster: Cluster, namespace: str, version: str) -> dict[s
     return dict(wait_for(healthy, f"{version} to be stable", 60))
 
 
-def test_a_model_version_is_validated_and_released(cluster: Cluster, namespace: str, operator: Operator) -> None:
-    model_version(cluster, namespace, "1.0.0")
-    deployment(cluster, namespace, "1.0.0")
-    status = wait_until_healthy(cluster, namespace, "1.0.0")
+def test_a_model_version_is_validated_and_released(cluster: Cluster, place: str, operator: Operator) -> None:
+    model_version(cluster, place, "1.0.0")
+    deployment(cluster, place, "1.0.0")
+    status = wait_until_healthy(cluster, place, "1.0.0")
     assert status["observedGeneration"] == 1
     assert {each["type"]: each["status"] for each in status["conditions"]} == {
         "Ready": "True",
         "Reconciling": "False",
         "Stalled": "False",
     }
-    endpoint = cluster.get("services", "connect4", namespace)
+    endpoint = cluster.get("services", "connect4", place)
     assert endpoint is not None
     assert endpoint["spec"]["type"] == "ExternalName"
-    served = wait_for(lambda: cluster.status("connect4-1.0.0", namespace, "modelversions").get("servedBy"), "servedBy")
+    served = wait_for(lambda: cluster.status("connect4-1.0.0", place, "modelversions").get("servedBy"), "servedBy")
     assert served == [{"deployment": "connect4", "percent": 100, "role": "Stable"}]
-    reasons = {event["reason"] for event in cluster.list("events.events.k8s.io", namespace)}
+    reasons = {event["reason"] for event in cluster.list("events.events.k8s.io", place)}
     assert {"FirstRelease", "Promoted"} & reasons
     told = {line.get("reason") for line in operator.lines}
     assert reasons <= told, "every event is a log line, too"
-    labels = f'deployment="connect4",namespace="{namespace}",role="Stable",version="connect4-1.0.0"'
+    labels = f'deployment="connect4",namespace="{place}",role="Stable",version="connect4-1.0.0"'
     assert operator.metric(f"tidegate_release_weight_percent{{{labels}}}") == 100
 
 
-def test_the_operator_writes_nothing_on_settled_objects(cluster: Cluster, namespace: str, operator: Operator) -> None:
-    model_version(cluster, namespace, "1.0.0")
-    deployment(cluster, namespace, "1.0.0")
-    wait_until_healthy(cluster, namespace, "1.0.0")
-    wait_for(lambda: cluster.status("connect4-1.0.0", namespace, "modelversions").get("servedBy"), "servedBy")
+def test_the_operator_writes_nothing_on_settled_objects(cluster: Cluster, place: str, operator: Operator) -> None:
+    model_version(cluster, place, "1.0.0")
+    deployment(cluster, place, "1.0.0")
+    wait_until_healthy(cluster, place, "1.0.0")
+    wait_for(lambda: cluster.status("connect4-1.0.0", place, "modelversions").get("servedBy"), "servedBy")
 
     def versions() -> list[tuple[str, str]]:
         kinds = (
@@ -159,7 +177,7 @@ def test_the_operator_writes_nothing_on_settled_objects(cluster: Cluster, namesp
             "configmaps",
             "jobs",
         )
-        found = (each for kind in kinds for each in cluster.list(kind, namespace))
+        found = (each for kind in kinds for each in cluster.list(kind, place))
         return [(each["kind"], each["metadata"]["resourceVersion"]) for each in found]
 
     before = versions()
@@ -167,64 +185,60 @@ def test_the_operator_writes_nothing_on_settled_objects(cluster: Cluster, namesp
         make(
             "ModelVersion",
             "other-1.0.0",
-            namespace,
+            place,
             {"model": "other", "version": "1.0.0", "artifact": {"uri": "https://x/y", "sha256": "0" * 64}},
         )
     )
-    wait_for(lambda: cluster.status("other-1.0.0", namespace, "modelversions").get("phase"), "a sign of life")
+    wait_for(lambda: cluster.status("other-1.0.0", place, "modelversions").get("phase"), "a sign of life")
     after = versions()
     assert set(before) <= set(after)
-    assert not [
-        each for each in cluster.list("deployments.tidegate.dev", namespace) if each["metadata"].get("finalizers")
-    ]
+    assert not [each for each in cluster.list("deployments.tidegate.dev", place) if each["metadata"].get("finalizers")]
 
 
 @pytest.mark.parametrize(("version", "reason"), [("9.9.9", "ModelVersionMissing"), ("2.0.0", "ModelVersionNotReady")])
 def test_a_version_that_cannot_be_served_is_said_with_its_name(
-    cluster: Cluster, namespace: str, operator: Operator, version: str, reason: str
+    cluster: Cluster, place: str, operator: Operator, version: str, reason: str
 ) -> None:
-    model_version(cluster, namespace, "2.0.0", ready=False)
-    deployment(cluster, namespace, version)
-    ready = wait_for(lambda: cluster.condition("Ready", "connect4", namespace), "a condition")
+    model_version(cluster, place, "2.0.0", ready=False)
+    deployment(cluster, place, version)
+    ready = wait_for(lambda: cluster.condition("Ready", "connect4", place), "a condition")
     ready = wait_for(
-        lambda: (found := cluster.condition("Ready", "connect4", namespace)) and found["reason"] == reason and found,
+        lambda: (found := cluster.condition("Ready", "connect4", place)) and found["reason"] == reason and found,
         reason,
     )
     assert f"connect4-{version}" in ready["message"]
-    assert cluster.list("deployments.apps", namespace) == []
+    assert cluster.list("deployments.apps", place) == []
 
 
 def test_a_foreign_service_is_not_taken_over_and_the_release_goes_on_when_it_is_gone(
-    cluster: Cluster, namespace: str, operator: Operator
+    cluster: Cluster, place: str, operator: Operator
 ) -> None:
-    metadata = {"name": "connect4", "namespace": namespace}
+    metadata = {"name": "connect4", "namespace": place}
     spec = {"ports": [{"port": 80}], "selector": {"app": "theirs"}}
     cluster.apply({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
-    model_version(cluster, namespace, "1.0.0")
-    deployment(cluster, namespace, "1.0.0")
-    wait_for(
-        lambda: cluster.condition("Ready", "connect4", namespace).get("reason") == "EndpointNameTaken", "the reason"
-    )
-    foreign = cluster.get("services", "connect4", namespace)
+    model_version(cluster, place, "1.0.0")
+    deployment(cluster, place, "1.0.0")
+    wait_for(lambda: cluster.condition("Ready", "connect4", place).get("reason") == "EndpointNameTaken", "the reason")
+    foreign = cluster.get("services", "connect4", place)
     assert foreign is not None
     assert foreign["spec"]["selector"] == {"app": "theirs"}
 
 
-def test_deleted_children_come_back(cluster: Cluster, namespace: str, operator: Operator) -> None:
-    model_version(cluster, namespace, "1.0.0")
-    deployment(cluster, namespace, "1.0.0")
-    wait_until_healthy(cluster, namespace, "1.0.0")
+def test_deleted_children_come_back(cluster: Cluster, place: str, operator: Operator) -> None:
+    model_version(cluster, place, "1.0.0")
+    deployment(cluster, place, "1.0.0")
+    wait_until_healthy(cluster, place, "1.0.0")
     for kind, name in (("services", "connect4"), ("routes.tidegate.dev", "connect4")):
-        before = cluster.get(kind, name, namespace)
+        before = cluster.get(kind, name, place)
         assert before is not None
-        cluster.delete(kind, name, namespace)
+        cluster.delete(kind, name, place)
 
         def is_back(kind: str = kind, name: str = name, uid: str = before["metadata"]["uid"]) -> bool:
-            found = cluster.get(kind, name, namespace)
+            found = cluster.get(kind, name, place)
             return found is not None and found["metadata"]["uid"] != uid
 
         wait_for(is_back, f"{kind}/{name}")
-    wait_until_healthy(cluster, namespace, "1.0.0")
+    wait_until_healthy(cluster, place, "1.0.0")
 
 
 def test_a_killed_operator_goes_on_where_it_was(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
@@ -300,8 +314,10 @@ def test_a_frozen_leader_writes_nothing_when_it_wakes_up(cluster: Cluster, names
             assert second.metric("tidegate_leading") == 1
 
 
-def test_sigterm_ends_it_quickly_and_lets_the_lease_go(cluster: Cluster, namespace: str, operator: Operator) -> None:
-    assert operator.stop(seconds=5) == 0
+def test_sigterm_ends_it_quickly_and_lets_the_lease_go(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
+    with start(cluster, namespace, tmp_path, "one") as operator:
+        operator.wait_until_leading()
+        assert operator.stop(seconds=5) == 0
     lease = cluster.get("leases", "tidegate-operator", namespace)
     assert lease is not None
     assert not lease["spec"].get("holderIdentity")

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 
+from tidegate import workqueue as module
 from tidegate.errors import Conflict, Unavailable
 from tidegate.ports import DEPLOYMENT, Key, Requeue
 from tidegate.workqueue import WorkQueue
@@ -187,6 +188,24 @@ async def test_unknown_exception_does_not_end_the_worker() -> None:
     await until(lambda: B in calls)
     await queue.stop(1)
     assert (A, "RuntimeError") in observed.failures
+
+
+async def test_a_reconcile_that_hangs_is_given_up_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LONGEST_RECONCILE", 0.01)
+    attempts = 0
+
+    async def reconcile(key: Key) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            await asyncio.Event().wait()
+
+    queue, observed = make(reconcile)
+    queue.start()
+    queue.add(A)
+    await until(lambda: attempts == 2)
+    await queue.stop(1)
+    assert observed.failures == [(A, "TimeoutError")]
 
 
 async def test_stop_lets_running_ones_finish_and_starts_nothing_more() -> None:

@@ -365,6 +365,7 @@ class World:
             self.pass_time()
             self._happen()
             self.run_workloads()
+            self.run_router()
             for _ in range(20):
                 if not self.is_awake():
                     break

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dev.cluster.apiserver import ApiServer
-from tests.fakes.world import FakeClock, FakeEvents, FakeObjects, covers, key_of
+from tests.fakes.world import FakeClock, FakeEvents, FakeObjects, FakeTelemetry, key_of
 from tidegate.adapters.cache import ObjectCache
 from tidegate.adapters.clock import SystemClock
 from tidegate.adapters.connection import ApiConnection, path_of
@@ -134,67 +134,8 @@ def validation_error(reason: str = "ArtifactUnavailable", *, retryable: bool = T
     return json.dumps({"outcome": "Error", **said})
 
 
-class Died(BaseException):
+class Died(Exception):
     """The operator was killed."""
-
-
-class FakeWorld(FakeObjects):
-    """FakeObjects that also fulfils Creation, lets a second field manager change single fields, and can kill."""
-
-    dies_before: int | None = None
-    """Number of the write request (from 1) that is never sent."""
-    dies_after: int | None = None
-    """Number of the write request whose answer is never read."""
-
-    async def create(self, manifest: Manifest) -> Manifest:
-        key = key_of(manifest)
-        self._request("create", key)
-        if self.get(key) is not None:
-            raise Conflict("AlreadyExists", f"{key} already exists")
-        return self._answered(self.put(manifest))
-
-    async def delete_now(self, key: Key, uid: str) -> None:
-        self._request("delete_now", key)
-        found = self.get(key)
-        if found is not None and found["metadata"]["uid"] == uid:
-            self.remove(key)
-        self._answered({})
-
-    async def delete(self, key: Key) -> None:
-        await super().delete(key)
-        self._answered({})
-
-    async def patch_status(self, observed: Manifest, status: Mapping[str, Any]) -> Manifest:
-        before = len(self.requests)
-        patched = await super().patch_status(observed, status)
-        return self._answered(patched) if len(self.requests) > before else patched
-
-    async def apply(self, manifest: Manifest, *, field_manager: str = "tidegate") -> Manifest:
-        before = len(self.requests)
-        applied = await self._apply(manifest, field_manager)
-        return self._answered(applied) if len(self.requests) > before else applied
-
-    async def _apply(self, manifest: Manifest, field_manager: str) -> Manifest:
-        key = key_of(manifest)
-        live = self.get(key)
-        if field_manager == "tidegate" or live is None:
-            return await super().apply(manifest, field_manager=field_manager)
-        if covers(live, manifest):
-            return live
-        self._request(f"apply as {field_manager}", key)
-        return self.change(key, lambda found: found["spec"].update(copy.deepcopy(manifest["spec"])))
-
-    def _request(self, verb: str, key: Key) -> None:
-        if len(self.requests) + 1 == self.dies_before:
-            self.dies_before = None
-            raise Died
-        super()._request(verb, key)
-
-    def _answered(self, manifest: Manifest) -> Manifest:
-        if len(self.requests) == self.dies_after:
-            self.dies_after = None
-            raise Died
-        return manifest
 
 
 class FakeRegistry:
@@ -241,22 +182,6 @@ class FakeRegistry:
     def _answer(self) -> None:
         if self.away:
             raise Unavailable("MLflowUnavailable", "connection refused")
-
-
-class FakeTelemetry:
-    """Counts decisions."""
-
-    def __init__(self) -> None:
-        self.decisions: list[tuple[str, str, str]] = []
-
-    def count_decision(self, kind: str, action: str, reason: str) -> None:
-        self.decisions.append((kind, str(action), reason))
-
-    def show_weights(self, *_: Any) -> None: ...
-
-    def show_analysis(self, *_: Any) -> None: ...
-
-    def forget(self, *_: Any) -> None: ...
 
 
 class FakeJobController:
@@ -397,43 +322,64 @@ class Simulation:
     """A world with both reconcilers, as they are after a start of the operator, and the controllers around them."""
 
     def __init__(self, *manifests: Manifest, config: TrainingConfig = CONFIG) -> None:
-        self.world = FakeWorld(*manifests)
+        self.world = FakeObjects(*manifests)
         self.clock = FakeClock(NOW)
         self.registry = FakeRegistry()
         self.events = FakeEvents()
         self.telemetry = FakeTelemetry()
         self.config = config
+        self.killed = False
         self.start()
         self.trainer = FakeJobController(self.world, self.clock, job_key(), "trainer")
         self.validator = FakeJobController(self.world, self.clock, validation_key(), "validate")
 
     def start(self) -> None:
         """(Re)start the operator: what it had in memory is gone."""
-        ports = (self.world, self.world, self.registry, self.events, self.telemetry, self.clock)
-        self.training = TrainingJobReconciler(*ports, self.config)
-        self.promotion = ModelVersionReconciler(*ports, VALIDATION)
+        rest = (self.registry, self.events, self.telemetry, self.clock)
+        self.training = TrainingJobReconciler(self.world, self.world, *rest, self.config)
+        self.promotion = ModelVersionReconciler(self.world, *rest, VALIDATION)
 
-    async def settle(self, reconciler: Reconciler, key: Key, controller: FakeJobController) -> Requeue | None:
-        """Reconcile until nothing changes any more; return when to look again."""
+    def kill_at(self, number: int, when: str) -> None:
+        """Kill the operator at its n-th write request: before it goes out, or before the answer is read."""
+
+        def die(verb: str, key: Key) -> Exception | None:
+            self.killed = self.killed or len(self.world.requests) == number
+            return Died() if len(self.world.requests) == number else None
+
+        if when == "before":
+            self.world.fault = die
+        else:
+            self.world.lose_answer = die
+
+    async def settle(self, kind: str, key: Key, controller: FakeJobController) -> Requeue | None:
+        """Reconcile until nothing changes any more; return when to look again.
+
+        As in the work queue: what the reconciler itself has written wakes nobody.
+        """
         for _ in range(30):
-            before = len(self.world.requests)
-            requeue = await self.reconcile(reconciler, key)
+            requeue = await self.reconcile(getattr(self, kind), key)
+            before = self.world.serial
             controller.step()
-            if len(self.world.requests) == before and (requeue is None or requeue.after > timedelta(0)):
+            at_once = requeue is not None and requeue.after == timedelta(0)
+            if self.world.serial == before and not at_once:
                 return requeue
         raise AssertionError(f"no end in sight: {self.world.requests[-6:]}")
 
     async def reconcile(self, reconciler: Reconciler, key: Key) -> Requeue | None:
+        """As the work queue does it; after a death the operator is started again."""
         try:
             return await reconciler.reconcile(key)
         except Conflict:
             return Requeue(timedelta(0))
+        except Died:
+            self.start()
+            return Requeue(timedelta(0))
 
     async def train(self) -> Requeue | None:
-        return await self.settle(self.training, training_key(), self.trainer)
+        return await self.settle("training", training_key(), self.trainer)
 
     async def validate(self) -> Requeue | None:
-        return await self.settle(self.promotion, version_key(), self.validator)
+        return await self.settle("promotion", version_key(), self.validator)
 
     @property
     def status(self) -> dict[str, Any]:
@@ -459,7 +405,8 @@ class Cluster:
         self.namespace = namespace
         self.clock = SystemClock()
         self.api = ApiConnection(load_credentials())
-        self.objects = KubernetesObjects(self.api, ObjectCache(), self.clock)
+        self.cache = ObjectCache()
+        self.objects = KubernetesObjects(self.api, self.cache, self.clock)
         self.tokens = KubernetesTokenReviews(self.api)
 
     async def close(self) -> None:

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tests.fakes.world import FakeClock
-from tests.training.support import NOW, FakeJobController, FakeWorld, job_key, training_key, training_manifest
+from tests.fakes.world import FakeClock, FakeObjects
+from tests.training.support import NOW, FakeJobController, job_key, training_key, training_manifest
 from tidegate.adapters.progress import Pending, ProgressWriter, build_application
 from tidegate.api.training_job import Progress
 from tidegate.domain.progress import ProgressReport, merge_progress
@@ -46,7 +46,7 @@ class Bench:
     """The application on a world with one running training."""
 
     def __init__(self) -> None:
-        self.world = FakeWorld(training_manifest())
+        self.world = FakeObjects(training_manifest())
         self.clock = FakeClock(NOW)
         self.tokens = FakeTokens()
         self.leading = True

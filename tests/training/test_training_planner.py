@@ -20,7 +20,6 @@ from tidegate.domain.training_plan import (
     EndRun,
     HandOver,
     Observed,
-    RemovePod,
     Run,
     StartJob,
     SteerJob,
@@ -203,7 +202,9 @@ def test_pod_on_a_lost_node_is_given_up() -> None:
     job = training_job(status=ACTIVE)
     waiting = plan(job, now=NOW + seconds(30), job=JOB, pods=(dying,))
     assert (waiting.intents, waiting.recheck_after) == ((), seconds(30))
-    assert plan(job, now=NOW + seconds(60), job=JOB, pods=(dying,)).intents == (RemovePod("pod-1", "p"),)
+    made = plan(job, now=NOW + seconds(60), job=JOB, pods=(dying,))
+    assert (reason(made), made.intents, made.recheck_after) == ("NodeLost", (DeleteJob(),), seconds(0))
+    assert "node-1" in made.status.message
 
 
 # ---- suspend, resume, deadline ---------------------------------------------------------------------------------------

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from tests.training.support import (
     NOW,
-    Died,
     Simulation,
     conditions,
     deployment_manifest,
@@ -82,20 +79,10 @@ WRITES = 11
 @pytest.mark.parametrize("request_number", range(1, WRITES + 1))
 async def test_operator_killed_at_every_request(request_number: int, when: str) -> None:
     simulation = world_with_a_release()
-    setattr(simulation.world, f"dies_{when}", request_number)
-    original = simulation.reconcile
-
-    async def reconcile(reconciler: Any, key: Key) -> Any:
-        try:
-            return await original(reconciler, key)
-        except Died:
-            simulation.start()
-            return await original(simulation.training, key)
-
-    simulation.reconcile = reconcile  # type: ignore[method-assign]
+    simulation.kill_at(request_number, when)
     await run_to_the_end(simulation)
     await simulation.train()
-    assert getattr(simulation.world, f"dies_{when}") is None, "the life is shorter than WRITES"
+    assert simulation.killed
     assert simulation.versions() == ["connect4-1.0.0", "connect4-1.1.0"]
     status = simulation.status
     assert (status["phase"], status["modelVersion"]) == ("Succeeded", "connect4-1.1.0")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,7 +10,7 @@ from typing import Any
 from tidegate.adapters.cache import ObjectCache, key_of
 from tidegate.adapters.connection import APPLY_PATCH, MERGE_PATCH, ApiConnection, path_of
 from tidegate.errors import Conflict, Refused, Stalled, Waiting
-from tidegate.ports import WATCHED_KINDS, Clock, Key, Kind, Manifest, PodIdentity, kind_of
+from tidegate.ports import CONFIG_MAP, WATCHED_KINDS, Clock, Key, Kind, Manifest, PodIdentity, kind_of
 
 __all__ = ["APPLIED_ANNOTATION", "KubernetesObjects", "KubernetesTokenReviews", "check_kinds", "merge_patch"]
 
@@ -20,8 +19,6 @@ APPLIED_ANNOTATION = "tidegate.dev/applied"
 """Hash of what was applied last: tells when a field is to be taken back, which comparing alone would not see."""
 MEMORY = timedelta(minutes=10)
 """How long an object that is not watched is believed to be as it was applied."""
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +72,13 @@ class KubernetesObjects:
 
     async def delete(self, key: Key) -> None:
         """Delete in the background; an absent object is fine."""
-        await self._delete(key, {"propagationPolicy": "Background"})
-
-    async def delete_now(self, key: Key, uid: str) -> None:
-        """Delete the object with this uid without waiting for its node."""
-        options = {"gracePeriodSeconds": 0, "propagationPolicy": "Background", "preconditions": {"uid": uid}}
-        try:
-            await self._delete(key, options)
-        except Conflict:
-            logger.debug("another object has the name by now", extra={"fields": {"object": str(key)}})
+        live = self._cache.get(key)
+        answer = await self._api.delete(_path(key), {"propagationPolicy": "Background"})
+        self._applied.pop(key, None)
+        if answer is not None and answer.get("kind") == key.kind.name and answer["metadata"].get("finalizers"):
+            self._keep(answer)
+        elif live is not None:
+            self._cache.remove(live, own=True)
 
     async def patch_status(self, observed: Manifest, status: Mapping[str, Any]) -> Manifest:
         """Write the difference between the observed and the wanted status, guarded by the observed resourceVersion."""
@@ -98,9 +93,12 @@ class KubernetesObjects:
             raise Conflict("Deleted", f"{key} is gone")
         return self._keep(answer)
 
-    def forget(self, key: Key) -> None:
-        """Drop what is remembered of an object that is gone."""
-        self._applied.pop(key, None)
+    def forget(self, kind: Kind, before: Manifest | None, after: Manifest | None) -> None:
+        """Drop what is remembered of an object that is gone, and of its ConfigMap, which has the same name."""
+        if before is not None and after is None:
+            metadata = before["metadata"]
+            for each in (kind, CONFIG_MAP):
+                self._applied.pop(Key(each, metadata.get("namespace", ""), metadata["name"]), None)
 
     def _is_applied(self, key: Key, live: Manifest | None, wanted: Manifest, digest: str) -> bool:
         """Whether an apply would change nothing.
@@ -121,15 +119,6 @@ class KubernetesObjects:
             return manifest
         self._cache.put(manifest)
         return self._cache.get(key_of(manifest)) or manifest
-
-    async def _delete(self, key: Key, options: Manifest) -> None:
-        live = self._cache.get(key)
-        answer = await self._api.delete(_path(key), options)
-        self._applied.pop(key, None)
-        if answer is not None and answer.get("kind") == key.kind.name and answer["metadata"].get("finalizers"):
-            self._keep(answer)
-        elif live is not None:
-            self._cache.remove(live, own=True)
 
 
 class KubernetesTokenReviews:

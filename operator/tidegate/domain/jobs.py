@@ -158,7 +158,10 @@ def read_pod(manifest: Mapping[str, Any], container: str) -> PodState:
 
 
 def lost_pods(pods: Iterable[PodState], now: datetime) -> tuple[PodState, ...]:
-    """Return the pods whose node does not answer: the Job replaces them only when they are gone."""
+    """Return the pods whose node does not answer.
+
+    The Job replaces a pod only once it has ended, and keeps a pod that is deleted by force with its own finalizer.
+    """
     return tuple(pod for pod in pods if pod.gone_by is not None and now >= pod.gone_by + LOST_POD_PATIENCE)
 
 

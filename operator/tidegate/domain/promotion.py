@@ -39,7 +39,6 @@ __all__ = [
     "MirrorProblem",
     "Note",
     "Observed",
-    "RemovePod",
     "StartValidation",
     "VersionPlan",
     "conclude_mirror",
@@ -49,6 +48,8 @@ __all__ = [
 FINAL = frozenset({ModelPhase.READY, ModelPhase.REJECTED})
 ALIASES: Mapping[Stage, tuple[str, ...]] = {Stage.PRODUCTION: ("champion",), Stage.STAGING: ("challenger",)}
 MANAGED_ALIASES = ("champion", "challenger")
+AT_ONCE = timedelta(0)
+"""What comes next needs this status to be written down first; the operator's own writes wake nobody."""
 FIRST_RETRY = timedelta(seconds=5)
 LONGEST_RETRY = timedelta(minutes=1)
 REGISTRY_RETRY = timedelta(seconds=30)
@@ -101,14 +102,6 @@ class Mirror:
 
 
 @dataclass(frozen=True, slots=True)
-class RemovePod:
-    """Give up a pod whose node does not answer, so that the Job replaces it."""
-
-    name: str
-    uid: str
-
-
-@dataclass(frozen=True, slots=True)
 class MirrorProblem:
     """Why the registry could not be brought up to date."""
 
@@ -118,7 +111,7 @@ class MirrorProblem:
     """Whether the same may work later."""
 
 
-Intent = StartValidation | DeleteValidation | ExpireValidation | Mirror | RemovePod
+Intent = StartValidation | DeleteValidation | ExpireValidation | Mirror
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +150,11 @@ class Scene:
 def plan_model_version(version: ModelVersion, observed: Observed, now: datetime) -> VersionPlan:
     """Return what to do next for one ModelVersion."""
     scene = Scene(version, observed, now)
-    for step in (_keep_verdict, _await_name, _await_retry, _start, _judge):
+    for step in (_keep_verdict, _await_name, _await_retry, _start, _judge, _leave_lost_node):
         plan = step(scene)
         if plan is not None:
             return plan
-    return _give_up_lost_pods(scene, _watch(scene))
+    return _watch(scene)
 
 
 def conclude_mirror(plan: VersionPlan, outcome: str | MirrorProblem, now: datetime) -> VersionPlan:
@@ -242,7 +235,7 @@ def _start(scene: Scene) -> VersionPlan | None:
     again = f" (attempt {scene.status.attempts + 1})" if scene.status.attempts else ""
     note = Note("Validating", f"the checks are being started{again}")
     status = _assess(scene, ModelPhase.VALIDATING, Health.RECONCILING, note.reason, note.message)
-    return _plan(scene, status.model_copy(update={"retry_at": None}), (StartValidation(),), note)
+    return _plan(scene, status.model_copy(update={"retry_at": None}), (StartValidation(),), note, POD_PATIENCE)
 
 
 def _judge(scene: Scene) -> VersionPlan | None:
@@ -259,6 +252,14 @@ def _judge(scene: Scene) -> VersionPlan | None:
     if result.outcome == "Passed":
         return _accept(scene, result)
     return _reject_checked(scene, result) if result.outcome == "Failed" else _handle_error(scene, result)
+
+
+def _leave_lost_node(scene: Scene) -> VersionPlan | None:
+    """Begin anew when the node of the pod does not answer: the Job itself would wait for that pod for ever."""
+    lost = lost_pods(scene.observed.pods, scene.now)
+    if not lost:
+        return None
+    return _retry(scene, "NodeLost", f"node {lost[-1].node} does not answer; its pod {lost[-1].name} is given up")
 
 
 def _watch(scene: Scene) -> VersionPlan:
@@ -278,7 +279,8 @@ def _watch(scene: Scene) -> VersionPlan:
             f"the validation pod {pod.name} does not start: {why}. Check the chart's agent image; it goes on by itself"
         )
         return _wait(scene, ModelPhase.VALIDATING, Note(str(pod.waiting_reason), message, warning=True))
-    return _wait(scene, ModelPhase.VALIDATING, Note("Validating", f"the checks run in pod {pod.name}"))
+    note = Note("Validating", f"the checks run in pod {pod.name}")
+    return _wait(scene, ModelPhase.VALIDATING, note, until_lost(scene.observed.pods, scene.now))
 
 
 def _watch_no_pod(scene: Scene, job: JobState) -> VersionPlan:
@@ -292,19 +294,13 @@ def _watch_no_pod(scene: Scene, job: JobState) -> VersionPlan:
     return _wait(scene, ModelPhase.VALIDATING, Note("PodRefused", message, warning=True))
 
 
-def _give_up_lost_pods(scene: Scene, plan: VersionPlan) -> VersionPlan:
-    pods = scene.observed.pods
-    intents = tuple(RemovePod(pod.name, pod.uid) for pod in lost_pods(pods, scene.now))
-    return replace(plan, intents=intents, recheck_after=until_lost(pods, scene.now) or plan.recheck_after)
-
-
 # ---- Verdicts --------------------------------------------------------------------------------------------------------
 
 
 def _accept(scene: Scene, result: ValidationResult) -> VersionPlan:
     note = Note("Ready", "every check that was asked for has passed")
     status = _assess(scene, ModelPhase.READY, Health.READY, note.reason, note.message)
-    return _plan(scene, status.model_copy(update=_findings(scene, result)), (), note)
+    return _plan(scene, status.model_copy(update=_findings(scene, result)), (), note, AT_ONCE)
 
 
 def _reject_checked(scene: Scene, result: ValidationResult) -> VersionPlan:
@@ -342,7 +338,8 @@ def _explain_silence(scene: Scene, job: JobState, pod: PodState | None) -> Versi
 
 def _reject(scene: Scene, reason: str, message: str, result: ValidationResult | None = None) -> VersionPlan:
     status = _assess(scene, ModelPhase.REJECTED, Health.STALLED, reason, message)
-    return _plan(scene, status.model_copy(update=_findings(scene, result)), (), Note(reason, message, warning=True))
+    note = Note(reason, message, warning=True)
+    return _plan(scene, status.model_copy(update=_findings(scene, result)), (), note, AT_ONCE)
 
 
 def _retry(scene: Scene, reason: str, message: str, crashes: int = 0) -> VersionPlan:

@@ -29,13 +29,13 @@ from tidegate.domain.training_plan import (
     Intent,
     Note,
     Observed,
-    RemovePod,
     Run,
     StartJob,
     SteerJob,
     TrainingPlan,
 )
 from tidegate.domain.training_scene import (
+    AT_ONCE,
     REGISTRY_RETRY,
     Scene,
     assess,
@@ -186,13 +186,13 @@ def _start(scene: Scene) -> TrainingPlan | None:
     if left is not None and left <= 0:
         return fail(scene, _out_of_time(scene))
     if status.job_name is not None:
-        return make_plan(scene, status, (StartJob(run, left, scene.observed.base),), note)
+        return make_plan(scene, status, (StartJob(run, left, scene.observed.base),), note, POD_PATIENCE)
     changes = {
         "job_name": names.training_job(scene.job.metadata.name),
         "started_at": scene.now,
         "mlflow": _record_run(run),
     }
-    return make_plan(scene, status.model_copy(update=changes), (), note, timedelta(0))
+    return make_plan(scene, status.model_copy(update=changes), (), note, AT_ONCE)
 
 
 def _record_run(run: Run) -> MLflowRun | None:
@@ -218,6 +218,18 @@ def _resume(scene: Scene) -> TrainingPlan | None:
     return make_plan(scene, status, (_steer(scene, job, suspend=False),), Note("Resuming", message))
 
 
+def _leave_lost_node(scene: Scene) -> TrainingPlan | None:
+    """Make the Job anew when the node of its pod does not answer: the Job itself would wait for that pod for ever."""
+    lost = lost_pods(scene.observed.pods, scene.now)
+    if not lost:
+        return None
+    pod = lost[-1]
+    message = f"node {pod.node} does not answer; pod {pod.name} is given up, training goes on from the last checkpoint"
+    note = Note("NodeLost", message, warning=True)
+    status = assess(scene, TrainingPhase.PENDING, Health.RECONCILING, note.reason, note.message)
+    return make_plan(scene, stop_clock(scene, status), (DeleteJob(),), note, AT_ONCE)
+
+
 def _train(scene: Scene) -> TrainingPlan:
     """The Job runs: say what its newest pod is doing, and keep in step with the spec what can be changed."""
     job = scene.observed.job
@@ -228,9 +240,7 @@ def _train(scene: Scene) -> TrainingPlan:
     status = status.model_copy(update={"resumed_at": job.started_at or status.resumed_at})
     wanted = _steer(scene, job, suspend=False)
     steer = () if job.deadline == wanted.deadline else (wanted,)
-    lost = tuple(RemovePod(pod.name, pod.uid) for pod in lost_pods(scene.observed.pods, scene.now))
-    recheck_after = _earliest(patience, until_lost(scene.observed.pods, scene.now))
-    return make_plan(scene, status, (*steer, *lost), note, recheck_after)
+    return make_plan(scene, status, steer, note, _earliest(patience, until_lost(scene.observed.pods, scene.now)))
 
 
 STAGES: tuple[Stage, ...] = (
@@ -244,6 +254,7 @@ STAGES: tuple[Stage, ...] = (
     _await_run,
     _start,
     _resume,
+    _leave_lost_node,
 )
 
 
@@ -285,6 +296,8 @@ def _describe(scene: Scene, job: JobState) -> tuple[TrainingPhase, Note, timedel
 
 
 def _describe_no_pod(scene: Scene, job: JobState) -> tuple[TrainingPhase, Note, timedelta | None]:
+    if scene.observed.pods and scene.observed.pods[-1].exit_code == 0:
+        return TrainingPhase.RUNNING, Note("Finishing", "the trainer has ended; its result is about to be read"), None
     since = max(job.created, job.started_at or job.created)
     waited = scene.now - since
     if scene.observed.pods or waited < POD_PATIENCE:

@@ -15,7 +15,7 @@ from tidegate.domain.training_result import (
     explain_gate,
     parse_result,
 )
-from tidegate.domain.training_scene import REGISTRY_RETRY, Scene, assess, fail, make_plan, stop_clock, wait
+from tidegate.domain.training_scene import AT_ONCE, REGISTRY_RETRY, Scene, assess, fail, make_plan, stop_clock, wait
 from tidegate.domain.versions import is_newer, next_name
 
 __all__ = ["plan_evaluation"]
@@ -77,7 +77,7 @@ def _create_version(scene: Scene, result: TrainerResult) -> TrainingPlan:
     name, version = next_name(spec.model, existing, {each.name for each in versions}, spec.output.version_bump)
     message = f"ModelVersion {name} was made; waiting for its checks"
     status = assess(scene, TrainingPhase.EVALUATING, Health.RECONCILING, "Validating", message)
-    status = status.model_copy(update=_record(result) | {"model_version": name})
+    status = stop_clock(scene, status.model_copy(update=_record(result) | {"model_version": name}))
     return make_plan(scene, status, (CreateVersion(name, version, result),), Note("ModelVersionCreated", message))
 
 
@@ -122,7 +122,7 @@ def _succeed(scene: Scene, version: VersionState, made: dict[str, Any]) -> Train
     status = assess(scene, TrainingPhase.SUCCEEDED, Health.READY, "Succeeded", message)
     changes = made | {"finished_at": scene.now, "handover": result, "progress": _finish(status.progress)}
     note = Note(result.reason if result else "Succeeded", message)
-    return make_plan(scene, stop_clock(scene, status.model_copy(update=changes)), intents, note)
+    return make_plan(scene, stop_clock(scene, status.model_copy(update=changes)), intents, note, AT_ONCE)
 
 
 def _finish(progress: Progress | None) -> Progress | None:

@@ -28,7 +28,6 @@ __all__ = [
     "Intent",
     "Note",
     "Observed",
-    "RemovePod",
     "Run",
     "StartJob",
     "SteerJob",
@@ -125,15 +124,7 @@ class SteerJob:
 
 @dataclass(frozen=True, slots=True)
 class DeleteJob:
-    """Stop the Job and its pods for good."""
-
-
-@dataclass(frozen=True, slots=True)
-class RemovePod:
-    """Give up a pod whose node does not answer, so that the Job replaces it."""
-
-    name: str
-    uid: str
+    """Stop the Job and its pods: for good, or to start anew on another node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +152,7 @@ class EndRun:
     outcome: RunOutcome
 
 
-Intent = StartJob | SteerJob | DeleteJob | RemovePod | CreateVersion | HandOver | EndRun
+Intent = StartJob | SteerJob | DeleteJob | CreateVersion | HandOver | EndRun
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from tidegate.domain.training_failure import Failure
 from tidegate.domain.training_plan import Intent, Note, Observed, TrainingPlan, VersionState
 
 __all__ = [
+    "AT_ONCE",
     "REGISTRY_RETRY",
     "Scene",
     "assess",
@@ -24,6 +25,8 @@ __all__ = [
 ]
 
 REGISTRY_RETRY = timedelta(seconds=10)
+AT_ONCE = timedelta(0)
+"""What comes next needs this status to be written down first; the operator's own writes wake nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,7 @@ def fail(scene: Scene, failure: Failure, **changes: Any) -> TrainingPlan:
     """It is over, without a model."""
     status = assess(scene, TrainingPhase.FAILED, Health.STALLED, failure.reason, failure.message)
     status = stop_clock(scene, status.model_copy(update=changes | {"finished_at": scene.now}))
-    return make_plan(scene, status, (), Note(failure.reason, failure.message, warning=True))
+    return make_plan(scene, status, (), Note(failure.reason, failure.message, warning=True), AT_ONCE)
 
 
 def stop_clock(scene: Scene, status: TrainingJobStatus) -> TrainingJobStatus:

@@ -18,7 +18,6 @@ from tidegate.domain.promotion import (
     Mirror,
     MirrorProblem,
     Observed,
-    RemovePod,
     StartValidation,
     VersionPlan,
     conclude_mirror,
@@ -32,7 +31,6 @@ from tidegate.ports import (
     ROUTE,
     TRAINING_JOB,
     Clock,
-    Creation,
     Events,
     Key,
     Manifest,
@@ -61,7 +59,6 @@ class ModelVersionReconciler:
     def __init__(
         self,
         objects: Objects,
-        creation: Creation,
         registry: Registry | None,
         events: Events,
         telemetry: Telemetry,
@@ -70,7 +67,6 @@ class ModelVersionReconciler:
     ) -> None:
         """Use these; `registry` is None when no MLflow is configured."""
         self._objects = objects
-        self._creation = creation
         self._registry = registry
         self._events = events
         self._telemetry = telemetry
@@ -146,8 +142,6 @@ class ModelVersionReconciler:
                 await self._objects.delete(_job_key(version))
             case ExpireValidation():
                 await self._objects.apply(build_expiry(version, intent.ttl), field_manager=CONTROL_MANAGER)
-            case RemovePod():
-                await self._creation.delete_now(Key(POD, version.metadata.namespace, intent.name), intent.uid)
 
     async def _mirror(self, version: ModelVersion, intent: Mirror, plan: VersionPlan) -> VersionPlan:
         if self._registry is None:

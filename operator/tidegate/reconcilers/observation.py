@@ -88,7 +88,7 @@ def read_workload(
     replicas = int(spec.get("replicas", 1))
     seen = status.get("observedGeneration", 0) >= live["metadata"].get("generation", 1)
     updated, total = status.get("updatedReplicas", 0), status.get("replicas", 0)
-    ready = int(status.get("readyReplicas", 0)) if seen else 0
+    ready = int(status.get("readyReplicas", 0))
     return Workload(
         version=version,
         replicas=replicas,

@@ -9,6 +9,7 @@ Every kind reads the same way::
         return await self._record(observed, plan)
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable
 from typing import TypeVar
@@ -28,7 +29,7 @@ TOLERATED_ERRORS = 3
 AnyResource = TypeVar("AnyResource", bound=Resource)
 
 
-class Gone(Exception):  # noqa: N818  it is no error: there is nothing left to do
+class Gone(Exception):
     """The object is not there any more, or is being deleted and needs nothing."""
 
 
@@ -102,7 +103,8 @@ class ErrorMapping:
         self._failures[key] += 1
         if self._failures[key] >= TOLERATED_ERRORS:
             known = error if isinstance(error, TidegateError) else TidegateError("InternalError", repr(error))
-            await self._tell(key, Health.RECONCILING, known, observed=False)
+            with contextlib.suppress(TidegateError):  # the error itself is what the queue has to see
+                await self._tell(key, Health.RECONCILING, known, observed=False)
 
     async def _tell(self, key: Key, health: Health, error: TidegateError, *, observed: bool = True) -> None:
         manifest = self._objects.get(key)

@@ -29,7 +29,6 @@ from tidegate.domain.training_plan import (
     HandOver,
     Intent,
     Observed,
-    RemovePod,
     Run,
     StartJob,
     SteerJob,
@@ -198,8 +197,6 @@ class TrainingJobReconciler:
                 await self._objects.apply(build_steering(job, intent), field_manager=CONTROL_MANAGER)
             case DeleteJob():
                 await self._objects.delete(_job_key(job))
-            case RemovePod():
-                await self._creation.delete_now(Key(POD, namespace, intent.name), intent.uid)
             case CreateVersion():
                 await self._creation.create(build_model_version(job, intent))
             case HandOver():

@@ -74,11 +74,14 @@ class _Channel:
     names: frozenset[str] = frozenset()
     nonce: str = ""
     """The response under way; empty when there is none."""
+    under_way: tuple[Part, ...] = ()
+    """What is new in that response."""
     sent: dict[str, Part] = field(default_factory=dict)
     accepted: dict[str, Part] = field(default_factory=dict)
     refusals: dict[Part, str] = field(default_factory=dict)
     """Parts that the proxy refused, with its message."""
     suspects: set[Part] = field(default_factory=set)
+    """Parts of a refused response that had several: the proxy may have accepted some of them."""
     blocked: str = ""
     """A version that was refused although no single part is to blame."""
     settled: tuple[object, ...] | None = None
@@ -87,22 +90,22 @@ class _Channel:
     def subscribe(self, request: Request) -> None:
         if not self.subscribed:
             self.subscribed, self.known_version = True, request.version
-        self.names = request.names
-        self.settled = None
+        if dropped := self.names - request.names:
+            self.forget(dropped)
+        self.names, self.settled = request.names, None
 
     def accept(self) -> frozenset[str]:
-        changed = frozenset(name for name, part in self.sent.items() if self.accepted.get(name) != part)
-        self.suspects.difference_update(self.sent.values())
+        changed = frozenset(part.name for part in self.under_way)
+        self.suspects = {part for part in self.suspects if part.name not in changed}
         self.accepted, self.nonce = self.sent, ""
         return changed
 
     def refuse(self, message: str) -> None:
-        changed = [part for name, part in self.sent.items() if self.accepted.get(name) != part]
-        if len(changed) == 1:
-            self.refusals[changed[0]] = message
-            self.suspects.difference_update(changed)
-        elif changed:
-            self.suspects.update(changed)
+        if len(self.under_way) == 1:
+            self.refusals[self.under_way[0]] = message
+            self.suspects.difference_update(self.under_way)
+        elif self.under_way:
+            self.suspects.update(self.under_way)
         else:
             self.blocked = version_of(self.sent)
         self.sent, self.nonce = self.accepted, ""
@@ -124,10 +127,11 @@ class _Channel:
         return admitted
 
     def forget(self, names: Iterable[str]) -> None:
-        """Parts that the proxy needs again although they did not change."""
+        """Count parts as not sent: the proxy has dropped them, or needs them again although they did not change."""
         lost = frozenset(names)
         self.sent = {name: part for name, part in self.sent.items() if name not in lost}
         self.accepted = {name: part for name, part in self.accepted.items() if name not in lost}
+        self.suspects = {part for part in self.suspects if part.name not in lost}
         self.settled = None
 
 
@@ -224,7 +228,7 @@ class ProxySession:
             # A proxy warms a changed cluster up again and waits for its endpoints, which did not change.
             self._channels[Kind.ENDPOINTS].forget(changed)
         self._sequence += 1
-        channel.nonce = str(self._sequence)
+        channel.nonce, channel.under_way = str(self._sequence), tuple(changed.values())
         return Response(kind, version, channel.nonce, tuple(content[name].body for name in sorted(content)))
 
     def _wanted_endpoints(self, snapshot: Snapshot, leaving: set[str]) -> Mapping[str, Part]:
@@ -247,7 +251,7 @@ class ProxySession:
     def _outdated(self, snapshot: Snapshot) -> list[Part]:
         """Return the routes by which the proxy may still send requests although they shall be others now."""
         routes = self._channels[Kind.ROUTES]
-        held = (*routes.sent.values(), *routes.accepted.values())
+        held = (*routes.sent.values(), *routes.accepted.values(), *routes.suspects)
         return [part for part in held if snapshot.routes.get(part.name) is not part]
 
     def _leaving(self, snapshot: Snapshot) -> set[str]:

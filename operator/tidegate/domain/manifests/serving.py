@@ -358,7 +358,7 @@ def _build_agent(platform: Platform) -> Manifest:
 
 
 def _triton_resources(asked: ComputeResources) -> Manifest:
-    """Memory and GPUs are request and limit; the processor is reserved and not capped, so that no answer is throttled."""
+    """Memory and GPUs are request and limit; the processor is reserved, not capped, so that no answer is throttled."""
     bounded = {"memory": asked.memory, "nvidia.com/gpu": str(asked.gpus) if asked.gpus else None}
     limits = {name: value for name, value in bounded.items() if value}
     requests = {"cpu": asked.cpu or "100m", "memory": "192Mi"} | limits
