@@ -28,8 +28,8 @@ class Kube:
     """
 
     def __init__(self, kubeconfig: Path | None = None) -> None:
-        self.api = config.new_client_from_config(str(kubeconfig) if kubeconfig else None)
-        self._dynamic = dynamic.DynamicClient(self.api)
+        self.api = config.new_client_from_config(str(kubeconfig) if kubeconfig else None)  # type: ignore[no-untyped-call]
+        self._dynamic = dynamic.DynamicClient(self.api)  # type: ignore[no-untyped-call]
 
     def _resource(self, kind: str, api_version: str) -> Any:
         return self._dynamic.resources.get(api_version=api_version, kind=kind)

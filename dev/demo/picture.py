@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 
 from dev.demo.recorder import Recording
 
@@ -47,7 +48,7 @@ def _points(recording: Recording, name: str, version: str, factor: float | None)
     return times, values
 
 
-def _mark_rollbacks(recording: Recording, axis: "plt.Axes") -> None:
+def _mark_rollbacks(recording: Recording, axis: Axes) -> None:
     for decision in recording.decisions.values():
         if decision["action"] == "RollBack":
             axis.axvline(recording.seconds(decision["at"]), color="red", linewidth=0.8, linestyle="--")

@@ -103,7 +103,7 @@ def sabotage(data: bytes, kind: str) -> bytes:
     model = onnx.load_model_from_string(data)
     {"wrong": make_wrong, "slow": make_slow, "failing": make_failing}[kind](model)
     onnx.checker.check_model(model)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def main() -> None:

@@ -188,7 +188,7 @@ def _write_file(path: Path, content: bytes) -> None:
 
 
 def _read_bucket(uri: str) -> bytes:
-    import fsspec  # type: ignore[import-untyped]
+    import fsspec
 
     try:
         with fsspec.open(uri, "rb") as file:

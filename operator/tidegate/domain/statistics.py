@@ -194,6 +194,6 @@ def _chi_squared_tail(degrees: int, statistic: float) -> float:
 
 
 def _functions() -> Any:
-    from scipy import special  # type: ignore[import-untyped]
+    from scipy import special
 
     return special
