@@ -1,12 +1,12 @@
-# Tidegate: `make demo` shows the whole chain, `make test` proves it. Both do all the set-up they need.
+# Tidegate: `make demo` shows the whole chain, `make test` checks it. Both do all the set-up they need.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONPATH := $(CURDIR):$(CURDIR)/operator:$(CURDIR)/trainer_image:$(CURDIR)/serving_image
-FAST := not apiserver and not cluster and not mlflow and not slow and not triton
+FAST := not apiserver and not cluster and not mlflow and not slow and not triton and not mlflow
 
-.PHONY: help venv check lint test demo up install down load generate lock benchmarks clean
+.PHONY: help venv check lint test e2e demo up install down load generate lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -14,10 +14,12 @@ help: ## Show this list
 demo: venv ## Local cluster, training, releases, bad releases: the whole chain, live
 	$(BIN)/python -m dev.demo
 
-test: lint ## Every check and every test, end to end included
-	@echo "==> all tests (unit, real API server, real Triton and Envoy, end to end on the local cluster)"
-	$(BIN)/python -m dev.cluster prepare
-	$(BIN)/python -m pytest
+test: lint ## Lint, types and every test that needs no cluster: real API server, Triton, Envoy and MLflow included
+	@echo "==> tests (unit, golden simulations, real API server, real Triton, Envoy and MLflow)"
+	$(BIN)/python -m pytest -m "not cluster"
+
+e2e: venv ## The tests on the local cluster; not yet part of `make test`, see CONTRIBUTING.md
+	$(BIN)/python -m pytest -m cluster tests/e2e tests/docs tests/chart
 
 check: lint ## Lint, types and the fast tests
 	$(BIN)/python -m pytest -m "$(FAST)" -q
@@ -50,9 +52,6 @@ generate: venv ## Write the CRDs, the chart's copy, the reference pages and the 
 	$(BIN)/python -m tidegate_trainer.contract
 	$(BIN)/python -m dev.schemas
 	$(BIN)/python -m tidegate_serving.contract
-
-benchmarks: venv ## Measure what docs/benchmarks.md states
-	$(BIN)/python -m tests.benchmarks
 
 lock: venv ## Pin every dependency anew, with hashes
 	$(BIN)/python -m dev.lock
