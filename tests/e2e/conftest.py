@@ -11,21 +11,34 @@ import httpx
 import pytest
 
 from dev import installation
-from dev.demo.kube import SYSTEM, Kube, Object
+from dev.demo.kube import SYSTEM, Kube, Object, TookTooLongError
 from tests.e2e import artifacts
 from tests.e2e.artifacts import Stored
 from tests.e2e.load import Load
 
 
+@pytest.fixture(scope="session")
+def namespaces(kube: Kube) -> Iterator[dict[str, str]]:
+    """Namespaces of this run and their tests; each must go away again (behaviour rule 12), while other tests run."""
+    made: dict[str, str] = {}
+    yield made
+    for name, test in made.items():
+        try:
+            kube.wait_gone("Namespace", name, timeout=120, api_version="v1")
+        except TookTooLongError as error:
+            error.add_note(f"made by {test}")
+            raise
+
+
 @pytest.fixture
-def namespace(kube: Kube) -> Iterator[str]:
-    """A namespace of the test's own; that it goes away again is part of every test (behaviour rule 12)."""
+def namespace(kube: Kube, namespaces: dict[str, str], request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace of the test's own."""
     name = f"e2e-{uuid.uuid4().hex[:8]}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
     yield name
     kube.delete("Namespace", name, api_version="v1")
-    kube.wait_gone("Namespace", name, timeout=90, api_version="v1")
+    namespaces[name] = request.node.name
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tidegate.api.base import ComputeResources
+from tidegate.api.base import ComputeResources, Scheduling
 from tidegate.api.deployment import Serving, Triton
 from tidegate.api.model_version import ArtifactReference, Role, Signature, TensorSpec
 from tidegate.api.route import RouteSpec
@@ -154,6 +154,18 @@ def test_gpus_are_limits_with_runtime_class_and_toleration() -> None:
     assert spec["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     assert "runtimeClassName" not in pod(GPU, Platform("a", "t"))
     assert not {"runtimeClassName", "tolerations"} & pod().keys()
+
+
+def test_wishes_about_nodes_reach_the_pod() -> None:
+    wishes = {
+        "nodeSelector": {"pool": "inference"},
+        "tolerations": [{"key": "pool", "operator": "Equal", "value": "inference", "effect": "NoSchedule"}],
+        "priorityClassName": "online",
+    }
+    scheduling = Scheduling.model_validate(wishes)
+    assert wishes.items() <= pod(with_serving(scheduling=scheduling)).items()
+    on_gpus = pod(with_serving(scheduling=scheduling, resources=ComputeResources(gpus=1)))
+    assert [each["key"] for each in on_gpus["tolerations"]] == ["pool", "nvidia.com/gpu"]
 
 
 def test_no_pod_is_lost_before_its_successor_is_ready() -> None:

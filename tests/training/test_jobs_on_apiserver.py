@@ -113,6 +113,14 @@ async def test_pod_of_a_gpu_job(cluster: Cluster) -> None:
     assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["spec"]["tolerations"]
 
 
+async def test_pod_runs_where_it_is_wanted(cluster: Cluster) -> None:
+    wishes = {"nodeSelector": {"pool": "training"}, "tolerations": [{"key": "pool", "operator": "Exists"}]}
+    job = in_namespace(training_job(scheduling=wishes), cluster)
+    pod = await cluster.try_create(as_pod(build_training(job, StartJob(RUN, None), CONFIG)[1], cluster.namespace))
+    assert pod["spec"]["nodeSelector"] == {"pool": "training"}
+    assert wishes["tolerations"][0] in pod["spec"]["tolerations"]
+
+
 async def test_pod_has_one_token_and_no_rights(cluster: Cluster) -> None:
     job = in_namespace(training_job(), cluster)
     pod = await cluster.try_create(as_pod(build_training(job, StartJob(RUN, None), CONFIG)[1], cluster.namespace))

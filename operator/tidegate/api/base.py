@@ -5,12 +5,12 @@ Attribute docstrings become the descriptions in the CRDs and in the reference do
 
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from tidegate.api.rules import DURATION_SCHEMA, Matches, parse_duration
+from tidegate.api.rules import DURATION_SCHEMA, Matches, parse_duration, rule, ruled
 
 __all__ = [
     "GROUP",
@@ -31,9 +31,11 @@ __all__ = [
     "Quantity",
     "Resource",
     "ResourceMeta",
+    "Scheduling",
     "SemanticVersion",
     "StatusModel",
     "Timestamp",
+    "Toleration",
     "format_duration",
     "parse_duration",
 ]
@@ -87,6 +89,13 @@ ObjectName = Annotated[
     Matches(
         r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
         "write the name of an object in this namespace: lower-case letters, digits, '-' and '.'",
+    ),
+]
+PriorityClassName = Annotated[
+    str,
+    Field(max_length=253),
+    Matches(
+        r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", "write the name of a PriorityClass, see `kubectl get priorityclasses`"
     ),
 ]
 Label = Annotated[
@@ -197,6 +206,46 @@ class ComputeResources(Model):
     """Memory, for example 4Gi; more than this ends the container."""
     gpus: Annotated[int, Field(ge=0, le=16)] = 0
     """Number of GPUs (nvidia.com/gpu)."""
+
+
+class Toleration(Model):
+    """A taint of nodes that the pods put up with, as in a pod's own tolerations."""
+
+    model_config = ruled(
+        rule("has(self.key) || self.operator == 'Exists'", "without key, write operator Exists", field="key"),
+        rule(
+            "!has(self.value) || self.operator == 'Equal'",
+            "Exists takes no value; remove it or write operator Equal",
+            field="value",
+        ),
+        rule(
+            "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            "tolerationSeconds needs effect NoExecute",
+            field="tolerationSeconds",
+        ),
+    )
+
+    key: Annotated[str, Field(min_length=1, max_length=316)] | None = None
+    """Key of the taint; without it every key is meant."""
+    operator: Literal["Equal", "Exists"] = "Equal"
+    """Whether the taint's value has to be equal, or the key is enough."""
+    value: Annotated[str, Field(max_length=63)] | None = None
+    """Value of the taint."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """Effect of the taint; without it every effect is meant."""
+    toleration_seconds: Annotated[int, Field(ge=0)] | None = None
+    """How long a running pod stays after the taint appeared."""
+
+
+class Scheduling(Model):
+    """On which nodes pods may run, and what they may push aside."""
+
+    node_selector: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=32)] | None = None
+    """Labels that the node must carry, for example nvidia.com/gpu.product."""
+    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32)] = ()
+    """Taints that do not keep the pods away; nvidia.com/gpu is tolerated anyway by pods with GPUs."""
+    priority_class_name: PriorityClassName | None = None
+    """PriorityClass of the pods."""
 
 
 class Resource(StatusModel):

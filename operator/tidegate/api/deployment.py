@@ -15,6 +15,7 @@ from tidegate.api.base import (
     ObjectName,
     Percent,
     Resource,
+    Scheduling,
     StatusModel,
     Timestamp,
 )
@@ -75,6 +76,8 @@ class Serving(Model):
     """Pods of the stable version; a canary gets its share of them, at least one."""
     resources: ComputeResources = ComputeResources()
     """CPU, memory and GPUs of one Triton server."""
+    scheduling: Scheduling = Scheduling()
+    """Where the servers may run."""
     triton: Triton = Triton()
     """Settings of the server."""
 

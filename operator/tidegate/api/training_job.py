@@ -17,6 +17,7 @@ from tidegate.api.base import (
     ObjectName,
     Percent,
     Resource,
+    Scheduling,
     StatusModel,
     Timestamp,
 )
@@ -201,6 +202,8 @@ class TrainingJobSpec(Model):
     """A ModelVersion whose weights the training starts from."""
     resources: ComputeResources = ComputeResources()
     """CPU, memory and GPUs of the trainer."""
+    scheduling: Scheduling = Scheduling()
+    """Where the trainer may run."""
     checkpoint: Checkpoint = Checkpoint()
     """How often the state is saved."""
     evaluation: Evaluation = Evaluation()

@@ -6,11 +6,11 @@ from typing import Any
 
 from tidegate.api.base import ComputeResources
 from tidegate.domain.manifests import names
+from tidegate.domain.manifests.placement import GPU
 
-__all__ = ["DOCUMENT_FOLDER", "GPU", "JobFrame", "build_config_map", "build_container", "build_job", "scratch"]
+__all__ = ["DOCUMENT_FOLDER", "JobFrame", "build_config_map", "build_container", "build_job", "scratch"]
 
 DOCUMENT_FOLDER = "/etc/tidegate"
-GPU = "nvidia.com/gpu"
 USER = 65532
 LOST_NODE_SECONDS = 30
 """How long a pod stays bound to a node that does not answer; the default of Kubernetes is five minutes."""

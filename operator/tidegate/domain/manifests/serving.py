@@ -17,6 +17,7 @@ from tidegate.api.base import ComputeResources
 from tidegate.api.deployment import Serving
 from tidegate.api.model_version import ArtifactReference, Signature
 from tidegate.domain.manifests import names
+from tidegate.domain.manifests.placement import GPU, place_pod
 
 __all__ = [
     "DIGEST_ANNOTATION",
@@ -265,11 +266,8 @@ def _build_pod(served: Served, platform: Platform) -> Manifest:
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY}},
         ],
     }
-    if served.serving.resources.gpus:
-        pod["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-        if platform.gpu_runtime_class:
-            pod["runtimeClassName"] = platform.gpu_runtime_class
-    return pod
+    serving = served.serving
+    return pod | place_pod(serving.scheduling, serving.resources.gpus, platform.gpu_runtime_class)
 
 
 def _build_puller(served: Served, platform: Platform) -> Manifest:
@@ -359,7 +357,7 @@ def _build_agent(platform: Platform) -> Manifest:
 
 def _triton_resources(asked: ComputeResources) -> Manifest:
     """Memory and GPUs are request and limit; the processor is reserved, not capped, so that no answer is throttled."""
-    bounded = {"memory": asked.memory, "nvidia.com/gpu": str(asked.gpus) if asked.gpus else None}
+    bounded = {"memory": asked.memory, GPU: str(asked.gpus) if asked.gpus else None}
     limits = {name: value for name, value in bounded.items() if value}
     requests = {"cpu": asked.cpu or "100m", "memory": "192Mi"} | limits
     return {"requests": requests} | ({"limits": limits} if limits else {})

@@ -16,13 +16,13 @@ from tidegate.api.training_job import TrainingJob
 from tidegate.domain.manifests import names
 from tidegate.domain.manifests.job import (
     DOCUMENT_FOLDER,
-    GPU,
     JobFrame,
     build_config_map,
     build_container,
     build_job,
     scratch,
 )
+from tidegate.domain.manifests.placement import place_pod
 from tidegate.domain.training_plan import BaseVersion, CreateVersion, HandOver, Run, StartJob, SteerJob
 from tidegate.domain.training_result import TrainerResult
 
@@ -87,7 +87,7 @@ def build_training(job: TrainingJob, start: StartJob, config: TrainingConfig) ->
         [folder[0], _TOKEN_VOLUME, work[0], temporary[0]],
         backoff_limit=job.spec.backoff_limit,
         grace_seconds=GRACE_SECONDS,
-        pod=_gpu_needs(job, config),
+        pod=place_pod(job.spec.scheduling, job.spec.resources.gpus, config.gpu_runtime_class),
         job={"suspend": False} | limits,
     )
     return build_config_map(frame, DOCUMENT, json.dumps(document, indent=1)), made
@@ -214,13 +214,6 @@ def _environment(job: TrainingJob, config: TrainingConfig) -> list[dict[str, str
         ours["MLFLOW_TRACKING_URI"] = config.mlflow_url
     theirs = {each.name: each.value for each in job.spec.trainer.env}
     return [{"name": name, "value": value} for name, value in (theirs | ours).items()]
-
-
-def _gpu_needs(job: TrainingJob, config: TrainingConfig) -> dict[str, Any]:
-    if not job.spec.resources.gpus:
-        return {}
-    needs: dict[str, Any] = {"tolerations": [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]}
-    return needs | ({"runtimeClassName": config.gpu_runtime_class} if config.gpu_runtime_class else {})
 
 
 # ---- Parts of the document -------------------------------------------------------------------------------------------
