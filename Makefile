@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONPATH := $(CURDIR):$(CURDIR)/operator:$(CURDIR)/trainer_image:$(CURDIR)/serving_image
-FAST := not apiserver and not cluster and not mlflow and not slow and not triton and not mlflow
+FAST := not apiserver and not cluster and not mlflow and not slow and not triton
 
-.PHONY: help venv check lint test e2e demo up install down load generate lock clean
+.PHONY: help venv check lint test e2e demo benchmarks up install down load generate lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -14,12 +14,12 @@ help: ## Show this list
 demo: venv ## Local cluster, training, releases, bad releases: the whole chain, live
 	$(BIN)/python -m dev.demo
 
-test: lint ## Lint, types and every test that needs no cluster: real API server, Triton, Envoy and MLflow included
-	@echo "==> tests (unit, golden simulations, real API server, real Triton, Envoy and MLflow)"
-	$(BIN)/python -m pytest -m "not cluster"
+test: lint ## Lint, types and every test, end to end on the local cluster included
+	@echo "==> tests: logic, real API server, Triton, Envoy and MLflow, then everything on the local cluster"
+	$(BIN)/python -m pytest
 
-e2e: venv ## The tests on the local cluster; not yet part of `make test`, see CONTRIBUTING.md
-	$(BIN)/python -m pytest -m cluster tests/e2e tests/docs tests/chart
+e2e: venv ## The tests on the local cluster alone
+	$(BIN)/python -m pytest -m cluster
 
 check: lint ## Lint, types and the fast tests
 	$(BIN)/python -m pytest -m "$(FAST)" -q
@@ -32,6 +32,9 @@ lint: venv
 	$(BIN)/lint-imports
 	$(BIN)/python -m tidegate.api.crd --check
 	$(BIN)/python -m tidegate.api.reference --check
+
+benchmarks: venv ## Measure everything and write docs/benchmarks.md; NAMES=... for some of it
+	$(BIN)/python -m tests.benchmarks $(NAMES)
 
 up: venv ## Start the local cluster and load the images
 	$(BIN)/python -m dev.cluster up

@@ -126,6 +126,21 @@ def _helm(variables: dict[str, str], chart_values: dict[str, Any]) -> None:
         raise SystemExit(f"helm failed:\n{done.stderr}\nLook at: kubectl get pods -n {NAMESPACE}")
 
 
+@contextmanager
+def forward(installed: Installed, service: str, port: int) -> Iterator[str]:
+    """Reach a Service of Tidegate from this machine, as ``kubectl port-forward`` does; the address is yielded."""
+    command = ["kubectl", "port-forward", "-n", NAMESPACE, f"service/{service}", f":{port}"]
+    variables = {**os.environ, **installed.environment}
+    process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        yield f"http://127.0.0.1:{line.split('127.0.0.1:')[1].split()[0]}"
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
 def main() -> None:
     """Install and say how to go on."""
     installed = install(Console())

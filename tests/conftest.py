@@ -13,6 +13,15 @@ from dev.demo.kube import Kube
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick tests first; those that need Tidegate on the cluster after those that stop and start the cluster itself."""
+
+    def late(item: pytest.Item) -> tuple[bool, bool]:
+        return item.get_closest_marker("cluster") is not None, "installed" in getattr(item, "fixturenames", ())
+
+    items.sort(key=late)
+
+
 @pytest.fixture(scope="session")
 def installed() -> Iterator[installation.Installed]:
     """Tidegate on the local cluster; stopped afterwards unless it ran before or TIDEGATE_KEEP_CLUSTER is set."""

@@ -16,12 +16,12 @@ class Closing:
 
     version: str
     seconds_to_zero: float
-    """From the first second in which the version's own answers were bad to the confirmed weight 0, in seconds."""
+    """From the first second with traffic, whose answers are the first bad ones, to the confirmed weight 0."""
     reason: str
 
 
 def closings(recording: Recording) -> list[Closing]:
-    """Find each rollback: when its first bad sample was seen, and when its share was confirmed to be 0."""
+    """Find each rollback: when the version first had traffic, and when its share was confirmed to be 0."""
     found = []
     for decision in recording.decisions.values():
         if decision["action"] != "RollBack":

@@ -1,12 +1,5 @@
-"""Seconds and accuracy of the trainer's settings, each as a pod would run it.
+"""Seconds and accuracy of the trainer's settings, each as a pod would run it."""
 
-    python tests/benchmarks/trainer.py [--cpu 2] [--only bigger] [--config '{"blocks": 5}']
-
-Every figure of moves stands beside what random legal moves reach. The whole time includes loading torch, labelling the
-positions, evaluating 20,000 held-out positions, exporting, parity and storing; the rest is the training alone.
-"""
-
-import argparse
 import json
 import os
 import resource
@@ -17,6 +10,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.report import Table
+
+NAME = "trainer"
+ABOUT = """\
+Perfectly solved Connect Four positions, PyTorch on the processor, two threads. *Moves*: share of held-out 11-stone
+positions where the chosen move keeps the game-theoretic result, beside what random legal moves reach. *Whole*:
+loading torch, labelling, training, evaluating 20,000 held-out positions, exporting, parity and storing; *train* is
+the training alone."""
+CORES = 2
 ROOT = Path(__file__).parents[2]
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -34,27 +36,20 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-COLUMNS = ("config", "net", "examples", "whole s", "CPU s", "train s", "1/s", "moves", "random", "values", "peak MiB")
+COLUMNS = ("config", "net", "examples", "whole", "CPU", "train", "examples/s", "moves", "random", "values", "peak MiB")
 
 
-def main() -> None:
-    """Run the benchmarks and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cpu", type=float, default=2, help="cores the trainer is told it has")
-    parser.add_argument("--only", choices=CONFIGS, action="append", help="run this one (can be repeated)")
-    parser.add_argument("--config", type=json.loads, default={}, help="JSON that is added to every configuration")
-    options = parser.parse_args()
-    print(" | ".join(COLUMNS))
-    for name in options.only or CONFIGS:
-        config = CONFIGS[name] | options.config
-        print(" | ".join(measure(name, config, options.cpu)), flush=True)
+def measure() -> Table:
+    """Train every configuration."""
+    rows = [_measure(name, config) for name, config in CONFIGS.items()]
+    return Table(NAME, "Trainer", ABOUT, COLUMNS, rows)
 
 
-def measure(name: str, config: dict[str, Any], cpu: float) -> tuple[str, ...]:
+def _measure(name: str, config: dict[str, Any]) -> tuple[str, ...]:
     """Run one configuration and return its row."""
     with tempfile.TemporaryDirectory() as folder:
         began, used = time.monotonic(), cpu_seconds()
-        result = run(config, cpu, Path(folder))
+        result = run(config, CORES, Path(folder))
         seconds, work = time.monotonic() - began, cpu_seconds() - used
     metrics = result["metrics"]
     speed = metrics["steps"] * config["batchSize"] / metrics["trainSeconds"]
@@ -63,9 +58,9 @@ def measure(name: str, config: dict[str, Any], cpu: float) -> tuple[str, ...]:
         name,
         f"{config['blocks']}x{config['channels']}",
         f"{metrics['trainingPositions']:.0f}",
-        f"{seconds:.0f}",
-        f"{work:.0f}",
-        f"{metrics['trainSeconds']:.0f}",
+        f"{seconds:.0f} s",
+        f"{work:.0f} s",
+        f"{metrics['trainSeconds']:.0f} s",
         f"{speed:.0f}",
         f"{100 * metrics['moveAccuracy']:.2f} %",
         f"{100 * metrics['randomMoveAccuracy']:.2f} %",
@@ -100,7 +95,3 @@ def run(config: dict[str, Any], cpu: float, folder: Path) -> dict[str, Any]:
     subprocess.run([sys.executable, "-m", "tidegate_trainer"], env=environment, check=True, capture_output=True)
     result: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return result
-
-
-if __name__ == "__main__":
-    main()

@@ -1,12 +1,15 @@
 """Small ONNX files for the end-to-end tests: a good one, and one for each way to be bad."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import httpx
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from dev import installation
 from dev.demo import sabotage
 
 SIGNATURE = {
@@ -36,11 +39,15 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def make_model(seed: int = 0, outputs: int = 7) -> bytes:
-    """Make a linear policy and value with random weights; different seeds give different digests."""
+def make_model(seed: int = 0, outputs: int = 7, preference: Sequence[float] | None = None) -> bytes:
+    """Make a linear policy and value with random weights; different seeds give different digests.
+
+    With a `preference` the policy likes the columns in that order, whatever the position.
+    """
     random = np.random.default_rng(seed)
+    policy = np.tile(preference, (126, 1)) if preference else random.normal(size=(126, outputs))
     weights = {
-        "w_policy": random.normal(size=(126, outputs)).astype(np.float32) / 10,
+        "w_policy": policy.astype(np.float32) / 10,
         "w_value": random.normal(size=(126, 1)).astype(np.float32) / 10,
         "flat": np.array([0, 126], dtype=np.int64),
     }
@@ -82,6 +89,8 @@ def all_files() -> dict[str, bytes]:
         "good": good,
         "better": make_model(seed=2),
         "best": make_model(seed=3),
+        "centre": make_model(seed=10, preference=(1, 2, 3, 4, 3.1, 2.1, 1.1)),
+        "edge": make_model(seed=11, preference=(4, 3, 2, 1, 2.1, 3.1, 4.1)),
         "slow": sabotage.sabotage(make_model(seed=4), "slow"),
         "failing": sabotage.sabotage(make_model(seed=5), "failing"),
         "nan": make_nan_model(),
@@ -89,3 +98,14 @@ def all_files() -> dict[str, bytes]:
         "not-onnx": b"this is a text and no model\n" * 40,
         "truncated": good[: len(good) // 2],
     }
+
+
+def store(installed: installation.Installed, files: Mapping[str, bytes]) -> dict[str, Stored]:
+    """Put files into MLflow's artifact store."""
+    stored = {}
+    with installation.forward(installed, "tidegate-mlflow", 5000) as address, httpx.Client(timeout=30) as client:
+        for name, data in files.items():
+            path = f"e2e/{name}-{digest(data)[:12]}.onnx"
+            client.put(f"{address}/api/2.0/mlflow-artifacts/artifacts/{path}", content=data).raise_for_status()
+            stored[name] = Stored(f"mlflow-artifacts:/{path}", digest(data), len(data))
+    return stored

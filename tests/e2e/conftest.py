@@ -1,13 +1,10 @@
 """End to end: a real node, Tidegate installed by its chart, small models, short intervals."""
 
-import os
-import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import httpx
 import pytest
 
 from dev import installation
@@ -41,31 +38,10 @@ def namespace(kube: Kube, namespaces: dict[str, str], request: pytest.FixtureReq
     namespaces[name] = request.node.name
 
 
-@contextmanager
-def forwarded(installed: installation.Installed, service: str, port: int) -> Iterator[str]:
-    """Reach a Service of the system namespace from the test; the address is yielded."""
-    command = ["kubectl", "port-forward", "-n", SYSTEM, f"service/{service}", f":{port}"]
-    environment = {**os.environ, **installed.environment}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        yield f"http://127.0.0.1:{line.split('127.0.0.1:')[1].split()[0]}"
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
-
-
 @pytest.fixture(scope="session")
 def store(installed: installation.Installed) -> dict[str, Stored]:
     """The test files in MLflow's artifact store."""
-    stored = {}
-    with forwarded(installed, "tidegate-mlflow", 5000) as address, httpx.Client(timeout=30) as client:
-        for name, data in artifacts.all_files().items():
-            path = f"e2e/{name}-{artifacts.digest(data)[:12]}.onnx"
-            client.put(f"{address}/api/2.0/mlflow-artifacts/artifacts/{path}", content=data).raise_for_status()
-            stored[name] = Stored(f"mlflow-artifacts:/{path}", artifacts.digest(data), len(data))
-    return stored
+    return artifacts.store(installed, artifacts.all_files())
 
 
 @pytest.fixture

@@ -1,12 +1,16 @@
 """Training on the real node: tiny nets on the real positions."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from dev import installation
 from dev.demo.kube import TIDEGATE, Kube, Object, condition, is_true
+from tests.e2e.artifacts import Stored
+from tests.e2e.load import Load
+from tests.e2e.test_releases import healthy_on, serve, until
 
 pytestmark = pytest.mark.cluster
 
@@ -64,6 +68,18 @@ def test_training_becomes_a_version_that_is_ready(kube: Kube, namespace: str) ->
     assert failed["status"] == "True"
     assert "moveAccuracy" in failed["message"]
     assert kube.get("ModelVersion", "m-1.1.0", namespace) is None
+
+
+def test_hand_over_releases_what_was_trained(
+    kube: Kube, namespace: str, store: dict[str, Stored], load: Callable[..., Load]
+) -> None:
+    """``output.deploy``: the version takes its steps as if a person had named it, and no request fails."""
+    serve(kube, namespace, "1.0.0", store["good"])
+    users = load("m", rate=20)
+    kube.apply(training_job(namespace, output={"versionBump": "major", "deploy": {"name": "m"}}))
+    found = until(kube, namespace, healthy_on("2.0.0"), "promoted", timeout=240)
+    assert found["status"]["history"][0]["outcome"] == "Promoted"
+    assert users.stop().failed == {}
 
 
 def _gate(minimum: float) -> Object:
@@ -155,6 +171,28 @@ def test_node_without_the_gpu_asked_for(kube: Kube, namespace: str) -> None:
     """The condition names the resource that no node has; lowering nothing, it waits."""
     kube.apply(training_job(namespace, resources={"cpu": "1", "memory": "1Gi", "gpus": 1}))
     wait(kube, namespace, lambda f: "gpu" in (f.get("status") or {}).get("message", "").lower(), "told", 60)
+
+
+@pytest.fixture
+def fake_gpu_node(installed: installation.Installed) -> Iterator[None]:
+    """A node of kwok with four GPUs: its pods are placed and called Running, but nothing runs."""
+    installation.cluster("kwok", "up", "--nodes", "1", "--gpus", "4")
+    yield
+    installation.cluster("kwok", "down")
+
+
+@pytest.mark.usefixtures("fake_gpu_node")
+def test_pod_with_gpus_lands_on_a_gpu_node(kube: Kube, namespace: str) -> None:
+    """GPUs are limits, the node selector and tolerations are the user's, and the scheduler finds the node."""
+    runs_on = {
+        "nodeSelector": {"nvidia.com/gpu.present": "true"},
+        "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists"}],
+    }
+    kube.apply(training_job(namespace, resources={"cpu": "1", "memory": "1Gi", "gpus": 2}, scheduling=runs_on))
+    wait(kube, namespace, lambda f: (f.get("status") or {}).get("phase") == "Running", "Running", 60)
+    (pod,) = kube.pods("tidegate.dev/training-job=tiny", namespace)
+    assert pod["spec"]["nodeName"] == "fake-0"
+    assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
 
 
 @pytest.mark.parametrize("phase", ["Pending", "Running"])

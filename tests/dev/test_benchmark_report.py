@@ -1,0 +1,25 @@
+"""The page of figures: a section is replaced, the others stay."""
+
+import pytest
+
+from tests.benchmarks.report import Table, quantile, replace_section
+
+
+def table(name: str, value: str) -> Table:
+    return Table(name, name.title(), "About it.", ("what", "figure"), [("a", value)])
+
+
+def test_a_section_is_replaced_and_the_others_stay() -> None:
+    page = "# Figures\n"
+    for each in (table("one", "1 ms"), table("two", "2 ms"), table("one", r"\g<0> 3 ms")):
+        page = replace_section(page, each, "today")
+    assert page.count("## One") == 1
+    assert r"| a | \g<0> 3 ms |" in page
+    assert "1 ms" not in page
+    assert page.index("## One") < page.index("## Two")
+    assert "python -m tests.benchmarks two" in page
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, 5), (0.9, 9), (0.99, 10), (0.01, 1), (1, 10)])
+def test_quantiles_are_measured_values(share: float, expected: float) -> None:
+    assert quantile(range(10, 0, -1), share) == expected
