@@ -67,7 +67,7 @@ def watch(console: Console, draw: Callable[[], object], work: Callable[[], None]
                 live.update(draw())  # type: ignore[arg-type]  # rich's own type is wider than object
             else:
                 for line in story.telling[told:]:
-                    console.print(f"{time.strftime('%H:%M:%S')}  {line}", highlight=False)
+                    console.print(f"{time.strftime('%H:%M:%S')}  {line}", highlight=False, soft_wrap=True)
                 told = len(story.telling)
             worker.join(timeout=0.5)
     if errors:
@@ -102,7 +102,7 @@ def main() -> None:
     summary.show(recorder.recording, story.telling, console)
     minutes, seconds = divmod(time.monotonic() - begin, 60)
     console.print(f"\nDone in {minutes:.0f} min {seconds:.0f} s. Picture: {arguments.output / 'demo.png'}")
-    console.print(f"Look around: export KUBECONFIG={installed.kubeconfig}; kubectl get tidegate")
+    console.print(f"Look around: export KUBECONFIG={installed.kubeconfig}; kubectl get tidegate", soft_wrap=True)
     console.print("Stop the cluster: make down")
 
 

@@ -18,6 +18,10 @@ PANELS = (
 )
 
 
+LEAD_IN = 15
+"""Seconds of quiet that are shown before the second version gets traffic."""
+
+
 def draw(recording: Recording, path: Path) -> None:
     """Write the picture as a file; the ending of the name decides the format."""
     versions = sorted({version for sample in recording.samples for version in sample.weights})
@@ -25,17 +29,25 @@ def draw(recording: Recording, path: Path) -> None:
     for axis, (name, label, factor) in zip(axes, PANELS, strict=True):
         for version in versions:
             times, values = _points(recording, name, version, factor)
-            axis.plot(times, values, label=version, drawstyle="steps-post" if name == "weights" else "default")
+            style = {"drawstyle": "steps-post"} if name == "weights" else {"marker": ".", "markersize": 4}
+            axis.plot(times, values, label=version, **style)
         axis.set_ylabel(label)
         axis.grid(visible=True, alpha=0.3)
         _mark_rollbacks(recording, axis)
     axes[0].legend(loc="center left", fontsize="small")
     axes[2].set_yscale("log")
     axes[-1].set_xlabel("seconds")
+    axes[-1].set_xlim(left=begin(recording))
     figure.suptitle("Tidegate: releases under live traffic (red lines: the gate closes)")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def begin(recording: Recording) -> float:
+    """Return when it becomes interesting: shortly before a second version appears."""
+    both = (sample.at for sample in recording.samples if len(sample.weights) > 1)
+    return max(0.0, next(both, 0.0) - LEAD_IN)
 
 
 def _points(recording: Recording, name: str, version: str, factor: float | None) -> tuple[list[float], list[float]]:

@@ -10,8 +10,10 @@ from dev.demo.kube import Kube, Object
 WINDOW = "5s"
 QUERIES = {
     "rate": f"sum by (tidegate_version) (rate(demo_requests_total[{WINDOW}]))",
+    # A version without an error has no series of errors: its answers times zero stand in.
     "errors": (
-        f'sum by (tidegate_version) (rate(demo_requests_total{{result!="ok"}}[{WINDOW}]))'
+        f'(sum by (tidegate_version) (rate(demo_requests_total{{result!="ok"}}[{WINDOW}]))'
+        f" or 0 * sum by (tidegate_version) (rate(demo_requests_total[{WINDOW}])))"
         f" / sum by (tidegate_version) (rate(demo_requests_total[{WINDOW}]))"
     ),
     "latency": (

@@ -38,7 +38,7 @@ def show(recording: Recording, telling: list[str], console: Console) -> None:
     """Print the story, the requests by version and the closings of the gate."""
     console.rule("What happened")
     for line in telling:
-        console.print(f"  {line}", highlight=False)
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
     latest = recording.latest
     requests = latest.series["requests"] if latest else {}
     failed = latest.series["failed"] if latest else {}
