@@ -20,6 +20,7 @@ from tidegate.domain.manifests.serving import (
     build_document,
     build_endpoint,
     build_serving,
+    template_hash,
 )
 from tidegate.domain.release import Backend, VersionID
 from tidegate_serving.contract import ServingDocument
@@ -173,24 +174,22 @@ def test_no_pod_is_lost_before_its_successor_is_ready() -> None:
     assert pod()["topologySpreadConstraints"][0]["whenUnsatisfiable"] == "ScheduleAnyway"
 
 
-def template_hash(served: Served, platform: Platform = PLATFORM, replicas: int = 2) -> str:
-    annotations = build_serving(served, platform, replicas).workload["metadata"]["annotations"]
-    return str(annotations[TEMPLATE_ANNOTATION])
-
-
 def test_the_template_hash_tells_every_change_but_the_number_of_pods() -> None:
-    same = template_hash(SERVED)
-    assert template_hash(SERVED, replicas=7) == same
-    assert template_hash(with_serving(replicas=9)) == same
+    same = template_hash(SERVED, PLATFORM)
+    for replicas in (2, 7):
+        annotations = build_serving(SERVED, PLATFORM, replicas).workload["metadata"]["annotations"]
+        assert annotations[TEMPLATE_ANNOTATION] == same
+    assert template_hash(with_serving(replicas=9), PLATFORM) == same
     others = [
         template_hash(SERVED, replace(PLATFORM, triton_image="triton:2")),
         template_hash(SERVED, replace(PLATFORM, mlflow_url=None)),
-        template_hash(with_serving(triton=Triton(max_batch_size=1))),
-        template_hash(with_serving(resources=ComputeResources(cpu="2"))),
-        template_hash(replace(SERVED, signature=None)),
-        template_hash(replace(SERVED, model_version="connect4-1.2.0")),
+        template_hash(with_serving(triton=Triton(max_batch_size=1)), PLATFORM),
+        template_hash(with_serving(resources=ComputeResources(cpu="2")), PLATFORM),
+        template_hash(with_serving(scheduling=Scheduling(node_selector={"pool": "a"})), PLATFORM),
+        template_hash(replace(SERVED, signature=None), PLATFORM),
+        template_hash(replace(SERVED, model_version="connect4-1.2.0"), PLATFORM),
     ]
-    assert len({same, *others}) == 7
+    assert len({same, *others}) == 8
 
 
 def test_replicas_are_written() -> None:

@@ -3,6 +3,7 @@
 Attribute docstrings become the descriptions in the CRDs and in the reference documentation.
 """
 
+import json
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -246,6 +247,10 @@ class Scheduling(Model):
     """Taints that do not keep the pods away; nvidia.com/gpu is tolerated anyway by pods with GPUs."""
     priority_class_name: PriorityClassName | None = None
     """PriorityClass of the pods."""
+
+    def __hash__(self) -> int:
+        """Hash by content: what is built from a spec is cached by the spec, and a map has no hash of its own."""
+        return hash(json.dumps(self.to_json(), sort_keys=True))
 
 
 class Resource(StatusModel):
