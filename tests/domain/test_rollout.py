@@ -121,6 +121,16 @@ def test_lost_pods_of_a_settled_version_are_degraded_and_recover() -> None:
     until(world, lambda w: w.status.phase is DeploymentPhase.HEALTHY)
 
 
+def test_a_first_release_whose_artifact_cannot_be_had_is_stalled_at_once_and_goes_on_when_it_can() -> None:
+    world = make_world()
+    world.corrupt.add("v1")
+    world.run(2)
+    assert conditions(world.status)["Stalled"].status == "True"
+    assert "another checksum; change spec.modelVersion to a version that can be loaded" in world.status.message
+    world.corrupt.clear()
+    until(world, settled_on("v1"), limit=10)
+
+
 def test_lists_are_bounded_and_the_way_back_is_forgotten_last() -> None:
     world = until(make_world(strategy={"type": "Immediate", "immediate": {"bake": "1s"}}), settled_on("v1"))
     world.values["bad"] = BAD

@@ -439,6 +439,20 @@ def canary_with_wrong_checksum() -> World:
     return world
 
 
+@scenario(90, "v2", history=("v1 Promoted", "v2 RolledBack", "v2 Promoted"))
+def retry_after_the_artifact_is_mended() -> World:
+    """The pods of the attempt before are still there, and still say that it is hopeless."""
+
+    def mend(world: World) -> None:
+        world.corrupt.discard("v2")
+        world.say("user: uploads the right file")
+        world.give("Retry", "1")
+
+    world = make_world(Event(settled_on("v1"), release("v2")), Event(in_phase(DeploymentPhase.ROLLED_BACK), mend))
+    world.corrupt.add("v2")
+    return world
+
+
 @scenario(60, "v1", DeploymentPhase.DEGRADED, ("v1 Promoted",))
 def version_is_rejected() -> World:
     world = make_world(Event(settled_on("v1"), release("v2")))

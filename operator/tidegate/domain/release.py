@@ -91,8 +91,8 @@ class Workload:
     and ``status.replicas == updatedReplicas``."""
     problem: str | None = None
     """Why pods are not ready, with the remedy, for example an image that cannot be pulled; None: nothing is known."""
-    fatal: bool = False
-    """Waiting cannot help (wrong checksum, a file that is no model): the release is taken back at once."""
+    fatal_at: datetime | None = None
+    """When a pod said last that waiting cannot help, for example a wrong checksum; ``problem`` then has its words."""
 
 
 @dataclass(frozen=True, slots=True)
