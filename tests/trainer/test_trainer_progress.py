@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from tidegate_trainer.contract import Progress
+from tidegate_trainer.contract import RESULT_TAG, Progress
 from tidegate_trainer.progress import Phase, ProgressReporter
 from tidegate_trainer.tracking import Tracker
 
@@ -132,9 +132,26 @@ def test_mlflow_that_stays_away_costs_a_bounded_time(caplog):
     sink = Sink(failures=10**9)
     with Tracker(sink, pause_seconds=0.01, last_seconds=0.05) as tracker:
         tracker.log_metrics({"loss": 1.0}, 10)
-    assert "the result and the manifest have them" in caplog.text
+    assert "the termination message has both" in caplog.text
+
+
+def test_the_result_goes_last_and_whole():
+    sink = Sink(failures=2)
+    with Tracker(sink, pause_seconds=0.01) as tracker:
+        tracker.log_metrics({"loss": 1.0}, 10)
+        tracker.record_result("x" * 5000)
+    assert [batch.tags for batch in sink.batches] == [{}, {RESULT_TAG: "x" * 5000}]
+
+
+def test_a_result_that_mlflow_would_cut_off_is_left_out(caplog):
+    sink = Sink()
+    with Tracker(sink) as tracker:
+        tracker.record_result("x" * 5001)
+    assert sink.batches == []
+    assert "5001 characters, 5000 fit into an MLflow tag" in caplog.text
 
 
 def test_no_run_logs_nothing():
     with Tracker(None) as tracker:
         tracker.log_metrics({"loss": 1.0}, 10)
+        tracker.record_result("{}")

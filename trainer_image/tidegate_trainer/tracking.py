@@ -1,4 +1,4 @@
-"""MLflow: parameters and metrics of the run in the document, from a background thread.
+"""MLflow: parameters, metrics and result of the run in the document, from a background thread.
 
 MLflow may be away: what could not be logged waits and is tried again, at the end for a bounded time. The training
 neither waits for it nor fails because of it.
@@ -12,11 +12,11 @@ import queue
 import threading
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
 
-from tidegate_trainer.contract import MLflowRun
+from tidegate_trainer.contract import RESULT_TAG, MLflowRun
 
 __all__ = ["Batch", "MLflowSink", "Sink", "Tracker"]
 
@@ -26,6 +26,8 @@ _PAUSE_SECONDS = 5.0
 _LAST_SECONDS = 20.0
 _LAST_PAUSE_SECONDS = 0.5
 _LONGEST_PARAMETER = 500
+_LONGEST_TAG = 5000
+"""Characters that every MLflow keeps: version 3 takes 8,000, and cuts off what is longer without a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Batch:
     step: int
     milliseconds: int
     """Unix time of the measurement, kept while MLflow is away."""
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 class Sink(Protocol):
@@ -58,13 +61,14 @@ class MLflowSink:
         # The tracker retries on its own; MLflow's default would hold it for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        from mlflow.entities import Metric, Param
+        from mlflow.entities import Metric, Param, RunTag
         from mlflow.tracking import MlflowClient
 
         MlflowClient(self._run.tracking_uri).log_batch(
             self._run.run_id,
             metrics=[Metric(name, value, batch.milliseconds, batch.step) for name, value in batch.metrics.items()],
             params=[Param(name, value[:_LONGEST_PARAMETER]) for name, value in batch.parameters.items()],
+            tags=[RunTag(name, value) for name, value in batch.tags.items()],
         )
 
 
@@ -98,7 +102,9 @@ class Tracker(AbstractContextManager["Tracker"]):
             self._thread.join(self._last_seconds)
             self._given_up.set()
             if self._thread.is_alive():
-                log.warning("MLflow did not take the last metrics; the result and the manifest have them")
+                log.warning(
+                    "MLflow did not take the last metrics and the copy of the result; the termination message has both"
+                )
 
     def log_parameters(self, parameters: dict[str, str]) -> None:
         """Log what the training was told."""
@@ -107,6 +113,13 @@ class Tracker(AbstractContextManager["Tracker"]):
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         """Log what the training measured at `step`."""
         self._waiting.put(Batch(metrics, {}, step, _now()))
+
+    def record_result(self, text: str) -> None:
+        """Keep a copy of the result on the run. One that MLflow would cut off is left out: half of it is no result."""
+        if len(text) > _LONGEST_TAG:
+            log.warning("the result has %d characters, %d fit into an MLflow tag: no copy", len(text), _LONGEST_TAG)
+            return
+        self._waiting.put(Batch({}, {}, 0, _now(), {RESULT_TAG: text}))
 
     def _work(self) -> None:
         while (batch := self._waiting.get()) is not None:
