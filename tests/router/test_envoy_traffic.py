@@ -5,7 +5,6 @@ import contextlib
 import json
 import re
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -17,7 +16,6 @@ from tests.router.support import INFER, Client, Upstream, backend, eventually, r
 from tidegate.domain.release import Measurement
 from tidegate.domain.requests import GRPC_STATUSES, REQUESTS, measure_error_rate
 from tidegate.domain.series import Series, Window
-from tidegate.router import routes
 
 KEYS = [f"user-{number}" for number in range(2000)]
 CANARY, STABLE = "connect4-1.1.0", "connect4-1.0.0"
@@ -41,10 +39,8 @@ async def test_canary_share_is_sticky_and_only_grows(world: World) -> None:
     assert await canary_keys(world) == sets[2] == {key for key in KEYS if bucket(key) < 6000}
 
 
-async def test_salt_draws_other_users(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = routes._view
-    monkeypatch.setattr(routes, "_view", lambda route: replace(original(route), salt=r"test\1-a"))
-    world.split(20)
+async def test_salt_draws_other_users(world: World) -> None:
+    world.split(20, sticky={"header": "x-user-id", "salt": r"test\1-a"})
     await world.confirmed()
     found = await canary_keys(world)
     assert found == {key for key in KEYS if bucket(key, r"test\1-a") < 2000}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tests.scenarios.simulator import Event, World, version
 from tidegate.api.deployment import DeploymentPhase, DeploymentSpec, DeploymentStatus
 from tidegate.api.model_version import Role
-from tidegate.domain.release import Backend, Experiment, Measurement, ModelState, SetRoute
+from tidegate.domain.release import Backend, Experiment, Measurement, ModelState, SetRoute, Stickiness
 
 BAD = {"errorRate": Measurement(0.4, samples=100)}
 EMPTY = {"errorRate": Measurement(samples=0)}
@@ -470,7 +470,7 @@ def stable_pods_die_under_way() -> World:
 
 @scenario(80, "v2", history=("v1 Promoted", "v2 Promoted"), loses_traffic=True)
 def release_waits_for_a_test() -> World:
-    test = Experiment("wider-net", "wide", version("v3"), 50.0, "x-user-id")
+    test = Experiment("wider-net", "wide", version("v3"), 50.0, Stickiness("x-user-id", "uid-1"))
 
     def begin(world: World) -> None:
         world.experiment = test

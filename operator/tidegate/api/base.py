@@ -31,6 +31,7 @@ __all__ = [
     "Quantity",
     "Resource",
     "ResourceMeta",
+    "Salt",
     "SemanticVersion",
     "StatusModel",
     "Timestamp",
@@ -122,6 +123,11 @@ HttpHeaderName = Annotated[
     str,
     Field(max_length=128),
     Matches(r"^[A-Za-z0-9!#$%&*+.^_`|~-]+$", "write the name of an HTTP header, for example x-user-id"),
+]
+Salt = Annotated[
+    str,
+    Field(min_length=1, max_length=63),
+    Matches(r"^[ -~]+$", "write printable ASCII characters"),
 ]
 Labels = dict[str, str]
 

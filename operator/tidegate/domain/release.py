@@ -39,6 +39,7 @@ __all__ = [
     "Plan",
     "Query",
     "SetRoute",
+    "Stickiness",
     "VersionID",
     "Workload",
 ]
@@ -107,14 +108,24 @@ class Backend:
 
 
 @dataclass(frozen=True, slots=True)
+class Stickiness:
+    """What keeps a user on one version."""
+
+    header: str
+    """Request header that names the user."""
+    salt: str | None = None
+    """Hashed together with the user: another salt draws other users into the same share."""
+
+
+@dataclass(frozen=True, slots=True)
 class ObservedRoute:
     """The Route of the Deployment; the default stands for a Route that does not exist."""
 
     exists: bool = False
     backends: tuple[Backend, ...] = ()
     """``spec.backends``, Service names resolved to versions (an unknown Service: its modelVersion, empty digest)."""
-    sticky: str | None = None
-    """``spec.sticky.header``."""
+    sticky: Stickiness | None = None
+    """``spec.sticky``."""
     confirmed: bool = False
     """``status.observedGeneration == metadata.generation`` and condition Ready is True."""
     live: Mapping[VersionID, float] = field(default_factory=dict)
@@ -178,8 +189,8 @@ class Experiment:
     version: VersionID
     percent: float
     """Share of the treatment arm; the control, which is the stable version, gets the rest."""
-    header: str
-    """Request header that names the user."""
+    sticky: Stickiness
+    """How users are drawn into the arms."""
     control: str = "control"
     """Name of the control arm."""
 
@@ -239,8 +250,7 @@ class SetRoute:
     """Write these shares; they sum to 100, and only versions with ready pods gain any."""
 
     backends: tuple[Backend, ...]
-    sticky: str | None = None
-    """Header that keeps a user on one version."""
+    sticky: Stickiness | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from tidegate.domain.manifests.serving import (
     template_hash,
 )
 from tidegate.domain.pods import find_final_failure, find_pod_problem, find_workload_problem
-from tidegate.domain.release import Backend, Observed, ObservedRoute, VersionID, Workload
+from tidegate.domain.release import Backend, Observed, ObservedRoute, Stickiness, VersionID, Workload
 from tidegate.ports import Manifest
 
 __all__ = ["Scene", "known_versions", "read_route", "read_workload", "version_of"]
@@ -125,7 +125,7 @@ def read_route(manifest: Manifest | None, deployment: str, known: Iterable[Versi
     return ObservedRoute(
         exists=True,
         backends=backends,
-        sticky=route.spec.sticky.header if route.spec.sticky else None,
+        sticky=Stickiness(route.spec.sticky.header, route.spec.sticky.salt) if route.spec.sticky else None,
         confirmed=seen and is_true(route.status.conditions, "Ready"),
         live=_read_live(route, backends, set(by_service.values())),
         missing=route.status.proxies.missing,
