@@ -89,7 +89,7 @@ def route(deployment: str) -> str:
 
 
 def training_job(training_job: str) -> str:
-    """Name of the Job, ConfigMap and ServiceAccount of a TrainingJob."""
+    """Name of the Job and ConfigMap of a TrainingJob."""
     return dns_label(training_job, "-training")
 
 
