@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 
 import httpx
 import pytest
@@ -21,6 +22,13 @@ pytestmark = pytest.mark.mlflow
 def mlflow(tmp_path_factory):
     with MLflowProcess(tmp_path_factory.mktemp("mlflow")) as running:
         yield running
+
+
+def wait_until(holds, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def ask(mlflow, method, *arguments):
@@ -47,6 +55,28 @@ def test_the_result_of_a_lost_pod_is_read_from_its_run(document, write_document,
     assert isinstance(result, TrainerResult)
     assert result.artifact.uri.endswith("/model/model.onnx")
     assert json.loads(recorded)["mlflowRunID"] == run.run_id
+
+
+def state_of(mlflow, run):
+    answer = httpx.get(f"{mlflow.url}/api/2.0/mlflow/runs/get", params={"run_id": run.run_id}, timeout=20)
+    return answer.raise_for_status().json()["run"]["info"]["status"]
+
+
+def test_a_run_is_not_left_running_when_its_trainer_is_stopped(document, write_document, mlflow):
+    """As when the TrainingJob, and so the pod, is deleted while no operator is there; the next pod goes on."""
+    run = ask(mlflow, "ensure_run", "default.connect4", "stopped", {})
+    document["mlflow"] = {"trackingURI": mlflow.url, "experimentID": run.experiment_id, "runID": run.run_id}
+    stop = StopSignal()
+    stop.request()
+    assert runner.run(write_document(document), stop) == 143
+    assert state_of(mlflow, run) == "KILLED"
+    reference = MLflowRun.model_validate(document["mlflow"])
+    with Tracker(MLflowSink(reference)) as tracker:
+        tracker.log_metrics({"loss": 1.0}, 1)
+        wait_until(lambda: state_of(mlflow, run) == "RUNNING")
+    assert state_of(mlflow, run) == "FINISHED"
+    ask(mlflow, "end_run", run.run_id, "FAILED")
+    assert state_of(mlflow, run) == "FAILED", "the operator has the last word"
 
 
 def test_a_job_that_failed_leaves_no_result(document, write_document, mlflow):

@@ -89,7 +89,7 @@ class ArtifactFolder(Document):
 
 
 class MLflowRun(Document):
-    """The run that parameters, metrics and a copy of the result are logged to; the operator opens and closes it."""
+    """Where parameters, metrics, a copy of the result and the trainer's state go; the operator has the last word."""
 
     model_config = ConfigDict(alias_generator=None)
 

@@ -191,7 +191,6 @@ class ResourceMeta(StatusModel):
     deletion_timestamp: Timestamp | None = None
     labels: Labels = Field(default_factory=dict)
     annotations: Labels = Field(default_factory=dict)
-    finalizers: tuple[str, ...] = ()
 
 
 class ComputeResources(Model):
