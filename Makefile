@@ -52,7 +52,7 @@ load: venv ## Build the images and load them into the local cluster
 generate: venv ## Write the CRDs, the chart's copy, the reference pages and the contract schemas anew
 	$(BIN)/python -m tidegate.api.crd
 	$(BIN)/python -m tidegate.api.reference
-	$(BIN)/python -m tidegate_trainer.contract
+	$(BIN)/python -m tidegate_trainer.contract docs/contracts
 	$(BIN)/python -m dev.schemas
 	$(BIN)/python -m tidegate_serving.contract
 

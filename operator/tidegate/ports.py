@@ -19,7 +19,6 @@ __all__ = [
     "POD",
     "ROUTE",
     "SERVICE",
-    "SERVICE_ACCOUNT",
     "TRAINING_JOB",
     "WATCHED_KINDS",
     "WORKLOAD",
@@ -74,11 +73,10 @@ JOB = Kind("batch/v1", "Job", "jobs")
 POD = Kind("v1", "Pod", "pods")
 SERVICE = Kind("v1", "Service", "services")
 CONFIG_MAP = Kind("v1", "ConfigMap", "configmaps")
-SERVICE_ACCOUNT = Kind("v1", "ServiceAccount", "serviceaccounts")
 
 OWN_KINDS = (TRAINING_JOB, MODEL_VERSION, DEPLOYMENT, ABTEST, ROUTE)
 WATCHED_KINDS = (*OWN_KINDS, WORKLOAD, JOB, POD, SERVICE)
-KINDS = (*WATCHED_KINDS, CONFIG_MAP, SERVICE_ACCOUNT)
+KINDS = (*WATCHED_KINDS, CONFIG_MAP)
 _BY_NAME = {(kind.api_version, kind.name): kind for kind in KINDS}
 
 

@@ -363,6 +363,7 @@ BAD: list[tuple[str, str, Any, str, str]] = [
     ("ABTest", "spec.variants.1.name", "Wide Net", "spec.variants[1].name", "write lower-case letters"),
     ("ABTest", "spec.variants", VARIANTS[:1], "spec.variants", "should have at least 2 items"),
     ("ABTest", "spec.assignment", {}, "spec.assignment.header", "Required value"),
+    ("ABTest", "spec.assignment.salt", "grün", "spec.assignment.salt", "write printable ASCII characters"),
     ("ABTest", "spec.metrics", [GUARDRAIL], "spec.metrics", "give one metric role: Goal"),
     ("ABTest", "spec.metrics", [GOAL, GOAL | {"name": "draw"}], "spec.metrics", "give one metric role: Goal"),
     ("ABTest", "spec.metrics", [GOAL, GUARDRAIL | {"name": "win"}], "spec.metrics", "two metrics have one name"),

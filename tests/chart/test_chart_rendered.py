@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tidegate.domain.requests import GRPC_FAILURES, GRPC_STATUSES, REQUESTS
 from tidegate.router.settings import RouterSettings
 from tidegate.settings import Settings
 
@@ -260,8 +261,81 @@ def test_prometheus_accepts_the_alerts_and_their_series_exist(render, promtool, 
     source = "\n".join(path.read_text() for path in CHART.parents[1].glob("operator/tidegate/**/*.py"))
     for rule in rules["spec"]["groups"][0]["rules"]:
         assert rule["annotations"].keys() == {"summary", "description"}
-        for series in re.findall(r"\btidegate_(?!namespace|deployment|version)[a-z_]+\b", rule["expr"]):
+        for series in re.findall(r"\btidegate_(?!namespace|deployment|version|protocol)[a-z_]+\b", rule["expr"]):
             assert f'"{series}"' in source, series
+
+
+def grows(metric: str, deployment: str, per_minute: float, **labels: str) -> dict[str, str]:
+    """A counter of a Deployment for half an hour, in the words of promtool."""
+    known = {"tidegate_namespace": "default", "tidegate_deployment": deployment} | labels
+    text = ",".join(f'{name}="{value}"' for name, value in known.items())
+    return {"series": f"{metric}{{{text}}}", "values": f"0+{per_minute:g}x30"}
+
+
+def answers(deployment: str, protocol: str, **per_minute: float) -> list[dict[str, str]]:
+    """Requests by the class of their status: c5=10 are ten 5xx a minute."""
+    return [
+        grows(REQUESTS, deployment, rate, envoy_response_code_class=code[1:], tidegate_protocol=protocol)
+        for code, rate in per_minute.items()
+    ]
+
+
+def statuses(deployment: str, **per_minute: float) -> list[dict[str, str]]:
+    """Calls by their gRPC status: s13=10 are ten a minute that ended with INTERNAL."""
+    return [
+        grows(GRPC_STATUSES, deployment, rate, envoy_grpc_status=status[1:], tidegate_protocol="grpc")
+        for status, rate in per_minute.items()
+    ]
+
+
+def test_the_error_rate_alert_counts_as_the_operator_does(render, promtool, tmp_path):
+    """Divided by upstream_rq_total, which counts what a server took, the share of an outage would be infinite."""
+    (rules,) = of_kind(render(kinds=MONITORING), "PrometheusRule")
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump(rules["spec"]))
+    series = [
+        *answers("well", "http", c2=100, c4=50, c5=2),
+        *answers("failing", "http", c2=90, c5=10),
+        *answers("gone", "http", c5=100),
+        grows("envoy_cluster_upstream_rq_total", "gone", 0, tidegate_protocol="http"),
+        *answers("grpc-well", "grpc", c2=100),
+        *statuses("grpc-well", s0=50, s3=25, s8=25),
+        *answers("grpc-failing", "grpc", c2=90, c5=10),
+        *statuses("grpc-failing", s0=80, s13=10, s14=10),
+    ]
+    expected = [("failing", "10%"), ("gone", "100%"), ("grpc-failing", "20%")]
+    alert = next(each for each in rules["spec"]["groups"][0]["rules"] if each["alert"] == "TidegateHighErrorRate")
+    told = alert["annotations"]
+    test = {
+        "interval": "1m",
+        "input_series": series,
+        "alert_rule_test": [
+            {
+                "alertname": "TidegateHighErrorRate",
+                "eval_time": "25m",
+                "exp_alerts": [
+                    {
+                        "exp_labels": {
+                            "severity": "critical",
+                            "tidegate_namespace": "default",
+                            "tidegate_deployment": name,
+                        },
+                        "exp_annotations": {
+                            "summary": f"default/{name} fails requests",
+                            "description": told["description"].replace("{{ $value | humanizePercentage }}", share),
+                        },
+                    }
+                    for name, share in expected
+                ],
+            }
+        ],
+    }
+    path = tmp_path / "test.yml"
+    path.write_text(yaml.safe_dump({"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": [test]}))
+    done = subprocess.run([promtool, "test", "rules", path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (
+        set(re.findall(r"\d+", alert["expr"].partition('envoy_grpc_status=~"')[2].partition('"')[0])) == GRPC_FAILURES
+    )
 
 
 def test_monitors_are_made_only_where_their_kinds_exist(render):

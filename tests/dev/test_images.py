@@ -44,6 +44,16 @@ def key(name: str) -> str:
     return images.reference(name)
 
 
+@pytest.mark.parametrize("image", images.IMAGES.values(), ids=lambda image: image.name)
+def test_no_dockerfile_names_a_registry(image: Image):
+    """The builder gives BASE itself; everybody else's tool knows where it takes a plain name from."""
+    for line in (images.REPOSITORY / image.dockerfile).read_text().splitlines():
+        word, _, rest = line.partition(" ")
+        if word == "FROM" or line.startswith("ARG BASE="):
+            name = rest.removeprefix("BASE=").split(" ")[0]
+            assert "/" not in name, line
+
+
 def test_reference_names_the_image_and_its_content(repository: Path):
     assert images.reference("child").startswith("tidegate.local/child:")
     assert len(images.reference("child").rpartition(":")[2]) == 12

@@ -228,8 +228,10 @@ def test_every_arm_is_asked_for_every_metric_and_its_requests() -> None:
     assert {query.start for query in due["control"]} == {START}
 
 
-def make_test(name: str, age: int, phase: ABTestPhase = ABTestPhase.PENDING, **spec: object) -> ABTest:
-    metadata = {"name": name, "creation_timestamp": START - timedelta(seconds=age)}
+def make_test(
+    name: str, age: int, phase: ABTestPhase = ABTestPhase.PENDING, uid: str = "uid", **spec: object
+) -> ABTest:
+    metadata = {"name": name, "uid": uid, "creation_timestamp": START - timedelta(seconds=age)}
     return ABTest.model_validate({"metadata": metadata, "spec": make_spec(**spec), "status": ABTestStatus(phase=phase)})
 
 
@@ -240,6 +242,16 @@ def test_the_oldest_test_comes_first_and_a_running_one_before_all() -> None:
     assert find_rivals(young, everything) == ("old",)
     assert find_rivals(old, everything) == ()
     assert find_rivals(old, (old, make_test("young", 10, ABTestPhase.RUNNING))) == ("young",)
+
+
+def test_every_test_draws_its_users_anew_unless_it_names_a_salt() -> None:
+    named = {"assignment": {"header": "x-user-id", "salt": "same-users"}}
+    tests = [
+        make_test("wider", 20, ABTestPhase.RUNNING, uid, **more)
+        for uid, more in (("uid-1", {}), ("uid-2", {}), ("uid-3", named))
+    ]
+    found = [find_experiment("connect4", [each], {"v2": WIDE.digest}.get) for each in tests]
+    assert [each.sticky.salt for each in found if each] == ["uid-1", "uid-2", "same-users"]
 
 
 def test_a_deployment_carries_the_running_test() -> None:

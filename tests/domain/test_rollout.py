@@ -10,7 +10,16 @@ from tests.scenarios.simulator import START, Event, World, digest_of, version
 from tidegate.api.base import Condition
 from tidegate.api.deployment import DeploymentPhase, DeploymentStatus, HistoryEntry, Outcome
 from tidegate.api.model_version import Role
-from tidegate.domain.release import Backend, Experiment, Measurement, ModelState, Observed, ObservedRoute, Plan
+from tidegate.domain.release import (
+    Backend,
+    Experiment,
+    Measurement,
+    ModelState,
+    Observed,
+    ObservedRoute,
+    Plan,
+    Stickiness,
+)
 from tidegate.domain.rollout import measurements_due, plan_rollout
 from tidegate.domain.situation import MAX_DECISIONS, MAX_HISTORY, MAX_REJECTED, Situation
 
@@ -121,6 +130,16 @@ def test_lost_pods_of_a_settled_version_are_degraded_and_recover() -> None:
     until(world, lambda w: w.status.phase is DeploymentPhase.HEALTHY)
 
 
+def test_a_first_release_whose_artifact_cannot_be_had_is_stalled_at_once_and_goes_on_when_it_can() -> None:
+    world = make_world()
+    world.corrupt.add("v1")
+    world.run(2)
+    assert conditions(world.status)["Stalled"].status == "True"
+    assert "another checksum; change spec.modelVersion to a version that can be loaded" in world.status.message
+    world.corrupt.clear()
+    until(world, settled_on("v1"), limit=10)
+
+
 def test_lists_are_bounded_and_the_way_back_is_forgotten_last() -> None:
     world = until(make_world(strategy={"type": "Immediate", "immediate": {"bake": "1s"}}), settled_on("v1"))
     world.values["bad"] = BAD
@@ -144,7 +163,7 @@ def test_lists_are_bounded_and_the_way_back_is_forgotten_last() -> None:
 def test_the_route_carries_the_header_of_the_spec() -> None:
     world = until(make_world(traffic={"sticky": {"header": "x-user-id"}}), settled_on("v1"))
     assert world.route is not None
-    assert world.route.sticky == "x-user-id"
+    assert world.route.sticky == Stickiness("x-user-id")
 
 
 def test_scenario_14_promotion_keeps_the_pods() -> None:
@@ -208,7 +227,7 @@ def test_nothing_is_scaled_down_while_a_proxy_may_run_a_share_that_was_never_con
 def test_a_split_that_was_never_confirmed_is_not_taken_for_gone() -> None:
     world = until(make_world(rollback={"drain_delay": "0s"}), settled_on("v1"))
     world.proxies[0].frozen = True
-    world.experiment = Experiment("wider", "wide", version("v2"), 50, "x-user-id")
+    world.experiment = Experiment("wider", "wide", version("v2"), 50, Stickiness("x-user-id", "uid-1"))
     until(world, lambda w: len(w.proxies[1].backends) == 2)
     world.proxies[1].frozen = True
     world.experiment = None
@@ -225,9 +244,20 @@ def test_a_lost_route_is_not_written_for_a_version_without_pods() -> None:
     until(world, lambda w: w.status.phase is DeploymentPhase.HEALTHY)
 
 
+def test_a_test_draws_its_users_with_its_salt_and_another_test_draws_others() -> None:
+    world = until(make_world(traffic={"sticky": {"header": "x-user-id"}}), settled_on("v1"))
+    for salt in ("uid-1", "uid-2"):
+        sticky = Stickiness("x-user-id", salt)
+        world.experiment = Experiment("wider", "wide", version("v2"), 50, sticky)
+        until(world, lambda w, sticky=sticky: w.route.sticky == sticky)
+        until(world, lambda w: w.status.experiment is not None and w.status.experiment.percent == 50)
+    world.experiment = None
+    until(world, lambda w: w.route.sticky == Stickiness("x-user-id"))
+
+
 def test_an_ended_test_keeps_its_pods_until_every_proxy_has_let_go() -> None:
     world = until(make_world(rollback={"drain_delay": "0s"}), settled_on("v1"))
-    world.experiment = Experiment("wider", "wide", version("v2"), 50, "x-user-id")
+    world.experiment = Experiment("wider", "wide", version("v2"), 50, Stickiness("x-user-id", "uid-1"))
     until(world, lambda w: w.status.experiment is not None and w.status.experiment.percent == 50)
     world.proxies[0].frozen = True
     world.experiment = None

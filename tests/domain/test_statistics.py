@@ -1,6 +1,9 @@
 """Proportions: against scipy as an oracle, at the edges, and in a small simulation."""
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -152,3 +155,27 @@ def test_a_guardrail_turns_with_its_direction() -> None:
     comparison = compare_proportions(Proportion(10_000, 9_000), Proportion(10_000, 8_000), 0.95)
     assert assess_guardrail(comparison, 0.02, lower_is_better=False) is Guardrail.VIOLATED
     assert assess_guardrail(comparison, 0.02, lower_is_better=True) is Guardrail.KEPT
+
+
+LEAN = """
+import sys
+from tidegate.domain.statistics import Proportion, check_sample_ratio, compare_proportions, required_samples
+
+def memory():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")) / 1024
+
+before = memory()
+compare_proportions(Proportion(100, 10), Proportion(100, 20), 0.95)
+check_sample_ratio([100, 90], [50, 50])
+required_samples(0.1, 0.02, 0.95, 0.8)
+assert "scipy.stats" not in sys.modules
+print(memory() - before)
+"""
+
+
+def test_the_first_look_of_a_test_costs_the_operator_half_of_what_scipy_stats_would() -> None:
+    """Measured: scipy.special 43 MiB, scipy.stats 89 MiB, of the 150 that the operator may take."""
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", LEAN], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 60

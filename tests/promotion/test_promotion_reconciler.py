@@ -184,6 +184,27 @@ async def test_deletion_leaves_nothing() -> None:
     assert simulation.world.get(Key(CONFIG_MAP, "default", validation_key().name)) is None
 
 
+async def test_a_version_deleted_in_use_is_told_to_who_uses_it() -> None:
+    name = "connect4-1.0.0"
+    canary = deployment_manifest(name, "connect4-0.9.0", "releasing")
+    canary["status"]["canary"] = {"modelVersion": name, "digest": "a" * 64, "percent": 10}
+    leaving = deployment_manifest(name, name, "leaving")
+    leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    unused = deployment_manifest(name, "connect4-0.9.0", "unused")
+    users = (deployment_manifest(name, name, "serving"), canary, leaving, unused)
+    simulation = Simulation(version_manifest(), *users)
+    await check(simulation)
+    simulation.events.clear()
+    simulation.world.remove(version_key())
+    with pytest.raises(Gone):
+        await simulation.promotion.reconcile(version_key())
+    told = {about: (reason, message) for about, reason, message, warning in simulation.events.told if warning}
+    assert told.keys() == {"serving", "releasing"}
+    assert {reason for reason, _ in told.values()} == {"ModelVersionDeleted"}
+    assert f"ModelVersion {name} was deleted while it serves (Stable)" in told["serving"][1]
+    assert "create it again with the same artifact" in told["releasing"][1]
+
+
 LEGAL = {
     None: {"Validating"},
     "Pending": {"Pending", "Validating"},

@@ -1,8 +1,10 @@
 """The real proxy: shares, stickiness, versions, errors, mirrors, gRPC, labels."""
 
+import asyncio
+import contextlib
 import json
 import re
-from dataclasses import replace
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -11,7 +13,9 @@ import pytest
 from tests.router.conftest import World
 from tests.router.oracle import bucket
 from tests.router.support import INFER, Client, Upstream, backend, eventually, route_object, slice_object, versions_of
-from tidegate.router import routes
+from tidegate.domain.release import Measurement
+from tidegate.domain.requests import GRPC_STATUSES, REQUESTS, measure_error_rate
+from tidegate.domain.series import Series, Window
 
 KEYS = [f"user-{number}" for number in range(2000)]
 CANARY, STABLE = "connect4-1.1.0", "connect4-1.0.0"
@@ -35,10 +39,8 @@ async def test_canary_share_is_sticky_and_only_grows(world: World) -> None:
     assert await canary_keys(world) == sets[2] == {key for key in KEYS if bucket(key) < 6000}
 
 
-async def test_salt_draws_other_users(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = routes._view
-    monkeypatch.setattr(routes, "_view", lambda route: replace(original(route), salt=r"test\1-a"))
-    world.split(20)
+async def test_salt_draws_other_users(world: World) -> None:
+    world.split(20, sticky={"header": "x-user-id", "salt": r"test\1-a"})
     await world.confirmed()
     found = await canary_keys(world)
     assert found == {key for key in KEYS if bucket(key, r"test\1-a") < 2000}
@@ -170,10 +172,16 @@ async def _mirror_series(world: World) -> str:
 async def _answer_grpc(request: bytes, context: Any) -> bytes:
     if request == b"bad":
         await context.abort(grpc.StatusCode.INTERNAL, "the model failed")
+    if request == b"unreadable":
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no such input")
+    if request == b"slow":
+        await asyncio.sleep(5)
     return b"from grpc: " + request
 
 
-async def test_grpc_goes_to_the_grpc_port_with_the_same_labels(world: World) -> None:
+@contextlib.asynccontextmanager
+async def grpc_stable(world: World) -> AsyncIterator[tuple[Any, Any]]:
+    """A gRPC server behind the stable version, and a channel to the endpoint."""
     server = grpc.aio.server()
     handler = grpc.unary_unary_rpc_method_handler(_answer_grpc)
     methods = {"ModelInfer": handler, "RepositoryModelUnload": handler}
@@ -186,16 +194,25 @@ async def test_grpc_goes_to_the_grpc_port_with_the_same_labels(world: World) -> 
     async with grpc.aio.insecure_channel(f"127.0.0.1:{world.envoy.port}", options=options) as channel:
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         await eventually(lambda: _answered(infer), what="the gRPC endpoint is known")
+        yield server, channel
+    await server.stop(None)
+
+
+async def fail_grpc(infer: Any, request: bytes) -> grpc.StatusCode:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await infer(request)
+    return error.value.code()
+
+
+async def test_grpc_goes_to_the_grpc_port_with_the_same_labels(world: World) -> None:
+    async with grpc_stable(world) as (_, channel):
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         call = infer(b"board")
         assert await call == b"from grpc: board"
         assert dict(await call.initial_metadata())["x-tidegate-version"] == STABLE
-        with pytest.raises(grpc.aio.AioRpcError) as error:
-            await channel.unary_unary("/inference.GRPCInferenceService/RepositoryModelUnload")(b"")
-        assert error.value.code() is grpc.StatusCode.PERMISSION_DENIED
-        with pytest.raises(grpc.aio.AioRpcError) as error:
-            await infer(b"bad")
-        assert error.value.code() is grpc.StatusCode.INTERNAL
-    await server.stop(None)
+        unload = channel.unary_unary("/inference.GRPCInferenceService/RepositoryModelUnload")
+        assert await fail_grpc(unload, b"") is grpc.StatusCode.PERMISSION_DENIED
+        assert await fail_grpc(infer, b"bad") is grpc.StatusCode.INTERNAL
     client = Client(world.envoy.port)
     await client.get()
     await client.close()
@@ -203,7 +220,48 @@ async def test_grpc_goes_to_the_grpc_port_with_the_same_labels(world: World) -> 
     pattern = rf'envoy_cluster_upstream_rq_xx{{[^}}]*tidegate_version="{STABLE}"[^}}]*tidegate_protocol="(\w+)"}} [1-9]'
     assert set(re.findall(pattern, text)) == {"http", "grpc"}
     statuses = re.findall(rf'envoy_cluster_grpc{{envoy_grpc_status="(\d+)",[^}}]*tidegate_version="{STABLE}"', text)
-    assert sorted(statuses) == ["0", "13"]
+    assert {"0", "13"} <= set(statuses)
+
+
+def read_counts(text: str) -> list[dict[str, str]]:
+    """The labels of each series that errorRate is measured from, and what it counts under "count"."""
+    lines = re.findall(rf"^(?:{REQUESTS}|{GRPC_STATUSES})\{{(.*)\}} (\d+)$", text, re.M)
+    return [dict(re.findall(r'(\w+)="([^"]*)"', labels)) | {"count": count} for labels, count in lines]
+
+
+def read_requests(before: str, after: str) -> list[Series]:
+    """The series of two scrapes, ten seconds apart."""
+    ends = [
+        {tuple(sorted(each.items() - {("count", each["count"])})): float(each["count"]) for each in read_counts(text)}
+        for text in (before, after)
+    ]
+    return [Series(dict(key), [(0.0, ends[0].get(key, 0.0)), (10.0, count)]) for key, count in ends[1].items()]
+
+
+def read_attempts(text: str) -> int:
+    found = re.search(rf'^envoy_cluster_upstream_rq_total{{[^}}]*"{STABLE}"[^}}]*"grpc"}} (\d+)$', text, re.M)
+    assert found
+    return int(found[1])
+
+
+async def test_every_failed_grpc_call_is_one_error(world: World) -> None:
+    """What the server says (HTTP 200), what the client did wrong, what Envoy says of a server slow or gone (5xx)."""
+    world.split(0, timeout="1s")
+    await world.confirmed()
+    async with grpc_stable(world) as (server, channel):
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        before = await world.envoy.metrics()
+        assert {await fail_grpc(infer, b"bad") for _ in range(2)} == {grpc.StatusCode.INTERNAL}
+        assert await fail_grpc(infer, b"unreadable") is grpc.StatusCode.INVALID_ARGUMENT
+        assert await fail_grpc(infer, b"slow") is grpc.StatusCode.UNAVAILABLE
+        await server.stop(None)
+        assert {await fail_grpc(infer, b"gone") for _ in range(3)} == {grpc.StatusCode.UNAVAILABLE}
+        after = await world.envoy.metrics()
+    found = measure_error_rate(Window(read_requests(before, after), 0, 10), STABLE)
+    assert found == Measurement(value=pytest.approx(6 / 7), samples=7)
+    classes = {labels.get("envoy_response_code_class") for labels in read_counts(after)}
+    assert {"2", "5"} <= classes
+    assert read_attempts(after) - read_attempts(before) == 4, "what no server took is missing in upstream_rq_total"
 
 
 async def _answered(infer: Any) -> bool:

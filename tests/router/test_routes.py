@@ -13,10 +13,11 @@ CANARY = backend("connect4-1.1.0", "canary", 10, "Canary")
 
 
 def test_canary_comes_first_whatever_the_order() -> None:
-    view = parse_route(route_object(backends=[STABLE, CANARY], sticky={"header": "X-User-Id"}, timeout="1m30s")).view
+    sticky = {"header": "X-User-Id", "salt": "uid-1"}
+    view = parse_route(route_object(backends=[STABLE, CANARY], sticky=sticky, timeout="1m30s")).view
     assert view
     assert [item.model_version for item in view.backends] == ["connect4-1.1.0", "connect4-1.0.0"]
-    assert view.sticky_header == "x-user-id"
+    assert (view.sticky_header, view.salt) == ("x-user-id", "uid-1")
     assert view.timeout == timedelta(seconds=90)
 
 

@@ -354,6 +354,11 @@ async def test_a_running_test_gets_its_share_and_gives_it_back() -> None:
     await made.settle(10)
     assert made.shares[-1] == {"connect4-1.0.0": 50, "connect4-2.0.0": 50}
     assert made.status["experiment"]["test"] == "t"
+    uid = made.objects.get(Key(ABTEST, "default", "t"))["metadata"]["uid"]  # type: ignore[index]
+    assert made.objects.get(ROUTE_KEY)["spec"]["sticky"] == {"header": "x-user-id", "salt": uid}  # type: ignore[index]
+    sent = len(made.objects.requests)
+    await made.settle(10)
+    assert len(made.objects.requests) == sent, "the Route is as it should be"
     made.objects.change(Key(ABTEST, "default", "t"), lambda each: each["status"].update(phase="Concluded"))
     await made.settle(30)
     assert made.shares[-1] == {"connect4-1.0.0": 100}

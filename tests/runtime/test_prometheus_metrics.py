@@ -86,8 +86,17 @@ async def test_error_rate_of_both_versions_from_one_request(prometheus: Promethe
     found = await prometheus.ask(query("errorRate", max=0.05, compare=True))
     assert found == {"errorRate": Measurement(value=pytest.approx(0.1), stable_value=0.0, samples=100)}
     assert prometheus.queries == [
-        'envoy_cluster_upstream_rq_xx{tidegate_namespace="ns",tidegate_deployment="connect4"}[70000ms]'
+        '{tidegate_namespace="ns",tidegate_deployment="connect4",'
+        '__name__=~"envoy_cluster_upstream_rq_xx|envoy_cluster_grpc"}[70000ms]'
     ]
+
+
+async def test_grpc_failures_are_errors_and_no_requests_of_their_own(prometheus: Prometheus) -> None:
+    failed = labels(CANARY, envoy_grpc_status="13", tidegate_protocol="grpc")
+    prometheus.answer = lambda _: matrix((code(CANARY, "2"), 100), (failed, 25))
+    found = await prometheus.ask(query("errorRate", max=0.05), query("requestRate", min=1))
+    assert found["errorRate"] == Measurement(value=pytest.approx(0.25), samples=100)
+    assert found["requestRate"] == Measurement(value=pytest.approx(10.0), samples=100)
 
 
 async def test_one_round_asks_every_question_once(prometheus: Prometheus) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegate.domain.release import Measurement
+from tidegate.domain.requests import measure_error_rate, measure_request_rate
 from tidegate.domain.series import Series, Window, increase, measure_quantile, measure_rate, measure_share, quantile
 
 START, END = 100.0, 110.0
@@ -53,30 +54,83 @@ def test_several_proxies_are_added_up() -> None:
     assert window(*found).count(found) == 6
 
 
-def errors(version: str, good: float, bad: float) -> list[Series]:
-    def one(value: float, code: str) -> Series:
-        steps = [(float(at), value * (at - START) / (END - START)) for at in range(int(START), int(END) + 1)]
-        return series(version, *steps, envoy_response_code_class=code)
-
-    return [one(good, "2"), one(bad, "5")]
+def growing(version: str, value: float, **labels: str) -> Series:
+    """A series that grows by this in the window."""
+    steps = [(float(at), value * (at - START) / (END - START)) for at in range(int(START), int(END) + 1)]
+    return series(version, *steps, **labels)
 
 
-def is_error(each: Series) -> bool:
-    return each.labels.get("envoy_response_code_class") == "5"
+def answers(version: str, good: float, bad: float, protocol: str = "http") -> list[Series]:
+    """What Envoy counts by the class of the HTTP status."""
+    counts = {"2": good, "5": bad}
+    return [
+        growing(version, count, envoy_response_code_class=code, tidegate_protocol=protocol)
+        for code, count in counts.items()
+    ]
+
+
+def statuses(version: str, **counts: float) -> list[Series]:
+    """What Envoy counts by gRPC status: s0=90 are 90 calls that ended well."""
+    return [
+        growing(version, count, envoy_grpc_status=status[1:], tidegate_protocol="grpc")
+        for status, count in counts.items()
+    ]
 
 
 def test_share_of_errors() -> None:
-    look = window(*errors("v1", 100, 0), *errors("v2", 90, 10))
-    assert measure_share(look, look, "v2", is_error) == Measurement(value=pytest.approx(0.1), samples=100)
-    assert measure_share(look, look, "v1", is_error) == Measurement(value=0.0, samples=100)
+    look = window(*answers("v1", 100, 0), *answers("v2", 90, 10))
+    assert measure_error_rate(look, "v2") == Measurement(value=pytest.approx(0.1), samples=100)
+    assert measure_error_rate(look, "v1") == Measurement(value=0.0, samples=100)
+
+
+@pytest.mark.parametrize("status", [2, 4, 12, 13, 14, 15])
+def test_grpc_failures_of_the_server_are_errors_although_they_are_200(status: int) -> None:
+    look = window(*answers("v2", 100, 0, "grpc"), *statuses("v2", s0=80, **{f"s{status}": 20}))
+    assert measure_error_rate(look, "v2") == Measurement(value=pytest.approx(0.2), samples=100)
+
+
+@pytest.mark.parametrize("status", [1, 3, 5, 6, 7, 8, 9, 10, 11, 16])
+def test_what_the_client_did_wrong_over_grpc_is_no_error(status: int) -> None:
+    look = window(*answers("v2", 100, 0, "grpc"), *statuses("v2", s0=80, **{f"s{status}": 20}))
+    assert measure_error_rate(look, "v2") == Measurement(value=0.0, samples=100)
+
+
+def test_an_answer_of_envoy_itself_is_one_failure_although_it_is_counted_as_5xx_and_as_status() -> None:
+    """10 calls found no server (503 and status 14), 20 ended with INTERNAL (200 and status 13)."""
+    look = window(*answers("v2", 90, 10, "grpc"), *statuses("v2", s0=70, s13=20, s14=10))
+    assert measure_error_rate(look, "v2") == Measurement(value=pytest.approx(0.3), samples=100)
+
+
+def test_a_5xx_on_the_grpc_port_counts_without_a_status() -> None:
+    look = window(*answers("v2", 90, 10, "grpc"), *statuses("v2", s0=90))
+    assert measure_error_rate(look, "v2") == Measurement(value=pytest.approx(0.1), samples=100)
+
+
+def test_failures_of_both_protocols_are_added_up_and_requests_are_counted_once() -> None:
+    look = window(*answers("v2", 90, 10), *answers("v2", 100, 0, "grpc"), *statuses("v2", s0=70, s13=30))
+    assert measure_error_rate(look, "v2") == Measurement(value=pytest.approx(0.2), samples=200)
+    assert measure_request_rate(look, "v2") == Measurement(value=pytest.approx(20.0), samples=200)
+
+
+def test_the_first_grpc_failure_of_all_counts_because_requests_were_counted_before() -> None:
+    requests = steady("v1", 100, envoy_response_code_class="2", tidegate_protocol="grpc")
+    born = series("v2", (105.0, 10.0), (110.0, 10.0), envoy_response_code_class="2", tidegate_protocol="grpc")
+    failed = series("v2", (105.0, 4.0), (110.0, 5.0), envoy_grpc_status="13", tidegate_protocol="grpc")
+    assert measure_error_rate(window(requests, born, failed), "v2").value == 0.5
+
+
+def test_statuses_alone_are_no_requests() -> None:
+    """A stream that ended in the window but began before it."""
+    look = window(*statuses("v2", s13=1), *answers("v1", 5, 0))
+    assert measure_error_rate(look, "v2") == Measurement()
 
 
 def test_no_series_and_stale_series_are_no_data_and_no_traffic_is_no_value() -> None:
     look = window(steady("v1"), steady("idle"), steady("stale", until=101))
-    assert measure_share(look, look, "unknown", is_error) == Measurement()
-    assert measure_share(look, look, "stale", is_error) == Measurement()
+    assert measure_share(look, look, "unknown") == Measurement()
+    assert measure_share(look, look, "stale") == Measurement()
     assert measure_rate(look, "stale") == Measurement()
-    assert measure_share(look, look, "idle", is_error) == Measurement(samples=0)
+    assert measure_share(look, look, "idle") == Measurement(samples=0)
     assert measure_rate(look, "idle") == Measurement(value=0.0, samples=0)
 
 
@@ -89,7 +143,7 @@ def test_share_never_leaves_its_range() -> None:
     """Two counters of one producer may be scraped in the middle of an update."""
     total = window(series("v2", (99.0, 0.0), (110.0, 10.0)))
     positive = window(series("v2", (99.0, 0.0), (110.0, 11.0)))
-    assert measure_share(positive, total, "v2", lambda _: True).value == 1.0
+    assert measure_share(positive, total, "v2").value == 1.0
 
 
 def buckets(version: str, *counts: tuple[str, float], pod: str = "a") -> list[Series]:

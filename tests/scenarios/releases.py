@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tests.scenarios.simulator import Event, World, version
 from tidegate.api.deployment import DeploymentPhase, DeploymentSpec, DeploymentStatus
 from tidegate.api.model_version import Role
-from tidegate.domain.release import Backend, Experiment, Measurement, ModelState, SetRoute
+from tidegate.domain.release import Backend, Experiment, Measurement, ModelState, SetRoute, Stickiness
 
 BAD = {"errorRate": Measurement(0.4, samples=100)}
 EMPTY = {"errorRate": Measurement(samples=0)}
@@ -439,6 +439,20 @@ def canary_with_wrong_checksum() -> World:
     return world
 
 
+@scenario(90, "v2", history=("v1 Promoted", "v2 RolledBack", "v2 Promoted"))
+def retry_after_the_artifact_is_mended() -> World:
+    """The pods of the attempt before are still there, and still say that it is hopeless."""
+
+    def mend(world: World) -> None:
+        world.corrupt.discard("v2")
+        world.say("user: uploads the right file")
+        world.give("Retry", "1")
+
+    world = make_world(Event(settled_on("v1"), release("v2")), Event(in_phase(DeploymentPhase.ROLLED_BACK), mend))
+    world.corrupt.add("v2")
+    return world
+
+
 @scenario(60, "v1", DeploymentPhase.DEGRADED, ("v1 Promoted",))
 def version_is_rejected() -> World:
     world = make_world(Event(settled_on("v1"), release("v2")))
@@ -456,7 +470,7 @@ def stable_pods_die_under_way() -> World:
 
 @scenario(80, "v2", history=("v1 Promoted", "v2 Promoted"), loses_traffic=True)
 def release_waits_for_a_test() -> World:
-    test = Experiment("wider-net", "wide", version("v3"), 50.0, "x-user-id")
+    test = Experiment("wider-net", "wide", version("v3"), 50.0, Stickiness("x-user-id", "uid-1"))
 
     def begin(world: World) -> None:
         world.experiment = test

@@ -67,7 +67,7 @@ class Pods:
 
     replicas: int = 0
     ages: list[int] = field(default_factory=list)
-    fatal: bool = False
+    fatal_at: datetime | None = None
     resources: ComputeResources | None = None
 
 
@@ -189,7 +189,8 @@ class World:
         )
 
     def _observe_pods(self, key: VersionID, pods: Pods) -> Workload:
-        problem = "the artifact has another checksum" if pods.fatal else None
+        fatal_at = pods.fatal_at if self.ready(key) == 0 else None
+        problem = "the artifact has another checksum" if fatal_at else None
         problem = problem or ("the image cannot be pulled" if key.model_version in self.broken else None)
         return Workload(
             version=key,
@@ -198,7 +199,7 @@ class World:
             current=pods.resources == self.spec.serving.resources,
             rolled_out=len(pods.ages) == pods.replicas,
             problem=problem,
-            fatal=pods.fatal,
+            fatal_at=fatal_at,
         )
 
     def _observe_route(self) -> ObservedRoute:
@@ -286,7 +287,8 @@ class World:
         if isinstance(act, ApplyWorkload):
             self.say(f"  apply {act.version} × {act.replicas}")
             self.check_scale(act)
-            pods = self.workloads.setdefault(act.version, Pods(fatal=act.version.model_version in self.corrupt))
+            fatal_at = self.now if act.version.model_version in self.corrupt else None
+            pods = self.workloads.setdefault(act.version, Pods(fatal_at=fatal_at))
             pods.replicas, pods.resources = act.replicas, self.spec.serving.resources
         elif isinstance(act, SetRoute):
             self.say("  route " + " ".join(f"{each.version}={each.percent:g}" for each in act.backends))

@@ -7,7 +7,7 @@ import pytest
 from tests.scenarios.releases import BAD, BETWEEN, EMPTY, make_world, steps
 from tests.scenarios.simulator import World, version
 from tidegate.api.deployment import DeploymentPhase
-from tidegate.domain.release import Experiment, Measurement, ModelState
+from tidegate.domain.release import Experiment, Measurement, ModelState, Stickiness
 
 NAMES = ("v1", "v2", "v3")
 STRATEGIES: tuple[dict[str, object], ...] = (
@@ -56,7 +56,7 @@ def toggle_broken(world: World, chance: random.Random) -> None:
 
 
 def toggle_test(world: World, chance: random.Random) -> None:
-    test = Experiment("test", "arm", version(chance.choice(NAMES)), 30.0, "x-user-id")
+    test = Experiment("test", "arm", version(chance.choice(NAMES)), 30.0, Stickiness("x-user-id", "test"))
     world.experiment = None if world.experiment else test
 
 

@@ -1,10 +1,12 @@
 """Progress against a real server, and MLflow that is away."""
 
+import contextlib
 import threading
 
 import pytest
 
-from tidegate_trainer.contract import Progress
+from tidegate_trainer.contract import RESULT_TAG, Progress
+from tidegate_trainer.errors import Reason, TrainingError
 from tidegate_trainer.progress import Phase, ProgressReporter
 from tidegate_trainer.tracking import Tracker
 
@@ -123,8 +125,8 @@ def test_metrics_wait_while_mlflow_is_away_and_keep_their_order(caplog):
         tracker.log_parameters({"blocks": "3"})
         tracker.log_metrics({"loss": 1.0}, 10)
         tracker.log_metrics({"loss": 0.5}, 20)
-    assert [batch.step for batch in sink.batches] == [0, 10, 20]
-    assert sink.batches[0].parameters == {"blocks": "3"}
+    assert [batch.step for batch in sink.batches[1:-1]] == [0, 10, 20]
+    assert sink.batches[1].parameters == {"blocks": "3"}
     assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
 
 
@@ -132,9 +134,44 @@ def test_mlflow_that_stays_away_costs_a_bounded_time(caplog):
     sink = Sink(failures=10**9)
     with Tracker(sink, pause_seconds=0.01, last_seconds=0.05) as tracker:
         tracker.log_metrics({"loss": 1.0}, 10)
-    assert "the result and the manifest have them" in caplog.text
+    assert "the termination message and the manifest have it" in caplog.text
+
+
+def test_the_result_goes_last_and_whole():
+    sink = Sink(failures=2)
+    with Tracker(sink, pause_seconds=0.01) as tracker:
+        tracker.log_metrics({"loss": 1.0}, 10)
+        tracker.record_result("x" * 5000)
+    assert [batch.tags for batch in sink.batches[1:-1]] == [{}, {RESULT_TAG: "x" * 5000}]
+
+
+def test_a_result_that_mlflow_would_cut_off_is_left_out(caplog):
+    sink = Sink()
+    with Tracker(sink) as tracker:
+        tracker.record_result("x" * 5001)
+    assert not any(batch.tags for batch in sink.batches)
+    assert "5001 characters, 5000 fit into an MLflow tag" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (None, "FINISHED"),
+        (TrainingError(Reason.STOPPED, "told to stop"), "KILLED"),
+        (TrainingError(Reason.NAN_LOSS, "not a number"), "FAILED"),
+        (MemoryError(), "FAILED"),
+    ],
+)
+def test_the_run_says_whether_a_trainer_is_at_work(error, state):
+    sink = Sink()
+    with contextlib.suppress(TrainingError, MemoryError), Tracker(sink) as tracker:
+        tracker.log_metrics({"loss": 1.0}, 10)
+        if error:
+            raise error
+    assert [batch.state for batch in sink.batches] == ["RUNNING", None, state]
 
 
 def test_no_run_logs_nothing():
     with Tracker(None) as tracker:
         tracker.log_metrics({"loss": 1.0}, 10)
+        tracker.record_result("{}")

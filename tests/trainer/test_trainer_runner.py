@@ -7,15 +7,19 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from tidegate_trainer import artifacts, runner
 from tidegate_trainer.algorithms.supervised.algorithm import Supervised
 from tidegate_trainer.contract import TrainingResult
 from tidegate_trainer.training import StopSignal
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -32,6 +36,11 @@ def run(write_document):
         return status, result
 
     return work
+
+
+def test_the_demo_trains_what_the_example_shows():
+    demo, example = read_spec("dev/demo/manifests/training.yaml"), read_spec("examples/training-job.yaml")
+    assert (demo["trainer"], demo["resources"]) == (example["trainer"], example["resources"])
 
 
 def test_a_job_ends_with_a_model_and_its_facts(run, document, tmp_path, server):
@@ -194,14 +203,20 @@ def test_sigterm_leaves_a_checkpoint_and_the_next_pod_ends_the_job(document, run
     assert (tmp_path / "second" / "weights.safetensors").read_bytes() == undisturbed
 
 
+def read_spec(path):
+    return yaml.safe_load((ROOT / path).read_text())["spec"]
+
+
 @pytest.mark.slow
-def test_the_demo_s_job_reaches_its_accuracy(run, document):
-    document["datasets"] = [{"name": "positions", "uri": "builtin://connect4-solved", "sha256": None}]
-    document["trainer"]["config"] = {
-        "model": "resnet", "blocks": 3, "channels": 32, "epochs": 4, "examplesPerEpoch": 40_000,
-        "maxExamples": 160_000, "batchSize": 128, "learningRate": 0.004,
-    }  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "accuracy"), [("examples/training-job.yaml", 0.92), ("examples/quickstart/train.yaml", 0.85)]
+)
+def test_the_jobs_that_people_try_first_reach_their_accuracy(run, document, path, accuracy):
+    spec = read_spec(path)
+    document["datasets"] = [each | {"sha256": None} for each in spec["datasets"]]
+    document["trainer"]["config"] = spec["trainer"]["config"]
     status, result = run(document)
     assert status == 0
-    assert result["metrics"]["moveAccuracy"] >= 0.92
+    assert result["metrics"]["moveAccuracy"] >= accuracy
+    assert accuracy > spec["evaluation"]["gates"][0]["min"]
     assert result["metrics"]["randomMoveAccuracy"] == pytest.approx(0.62, abs=0.01)

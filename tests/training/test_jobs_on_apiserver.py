@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.training.support import (
     CONFIG,
     NOW,
     ROOT,
+    SHA,
     SIGNATURE,
     VALIDATION,
     Cluster,
@@ -23,9 +25,11 @@ from tests.training.support import (
     version_manifest,
 )
 from tidegate.api.base import ResourceMeta
-from tidegate.api.model_version import ModelPhase, ModelVersion
+from tidegate.api.deployment import Serving
+from tidegate.api.model_version import ArtifactReference, ModelPhase, ModelVersion
 from tidegate.api.training_job import TrainingJob
 from tidegate.domain.jobs import JobOutcome, JobState, PodState, read_job
+from tidegate.domain.manifests.serving import Platform, Served, build_serving
 from tidegate.domain.manifests.training_job import (
     CONTROL_MANAGER,
     MAKER_LABEL,
@@ -102,6 +106,24 @@ async def test_validation_is_accepted(cluster: Cluster, name: str) -> None:
     for each in (config_map, job, as_pod(job, cluster.namespace)):
         await cluster.try_create(each)
     assert "nvidia.com/gpu" not in str(job)
+
+
+async def test_pods_get_the_pull_secrets_of_the_namespaces_account(cluster: Cluster) -> None:
+    """What docs/troubleshooting.md and the chart's values promise."""
+    account = {"imagePullSecrets": [{"name": "registry"}]}
+    cluster.server.kubectl("patch", "serviceaccount", "default", f"-n={cluster.namespace}", f"-p={json.dumps(account)}")
+    _, training = build_training(in_namespace(training_job(), cluster), StartJob(RUN, None), CONFIG)
+    placed = ResourceMeta(name="connect4-1.0.0", namespace=cluster.namespace, uid="u")
+    version = ModelVersion.model_validate(version_manifest()).model_copy(update={"metadata": placed})
+    _, validation = build_validation(version, VALIDATION)
+    artifact = ArtifactReference(uri="s3://b/m.onnx", sha256=SHA)
+    served = Served(cluster.namespace, "connect4", "u", "connect4-1.0.0", artifact, None, Serving())
+    workload = build_serving(served, Platform("agent:1", "triton:1"), 1).workload
+    for made in (training, validation, workload):
+        pod = await cluster.try_create(as_pod(made, cluster.namespace))
+        assert pod["spec"]["serviceAccountName"] == "default"
+        assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}]
+        assert pod["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "tidegate"
 
 
 async def test_pod_of_a_gpu_job(cluster: Cluster) -> None:

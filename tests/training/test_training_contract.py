@@ -10,6 +10,7 @@ import pytest
 from tests.training.support import CONFIG, ROOT, failure, result, training_job
 from tidegate.api.model_version import ModelPhase
 from tidegate.domain.manifests.training_job import TrainingConfig, build_document
+from tidegate.domain.mlflow_names import RESULT_TAG
 from tidegate.domain.training_plan import BaseVersion, Run
 from tidegate.domain.training_result import TrainerFailure, TrainerResult, parse_result
 from tidegate_trainer import contract as trainer
@@ -91,6 +92,10 @@ def test_trainers_result_is_read_by_the_operator() -> None:
     assert read.signature is not None
     assert read.parity_max_abs_difference == 1e-6
     assert read.datasets[0].name == "positions"
+
+
+def test_both_sides_keep_the_copy_of_the_result_under_one_tag() -> None:
+    assert trainer.RESULT_TAG == RESULT_TAG
 
 
 @pytest.mark.parametrize("reason", list(Reason))

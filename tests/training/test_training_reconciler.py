@@ -224,6 +224,24 @@ async def test_deletion_does_not_wait_for_mlflow() -> None:
     simulation.world.remove(training_key())
     with pytest.raises(Gone):
         await simulation.training.reconcile(training_key())
+    ((about, reason, message, warning),) = simulation.events.told[-1:]
+    assert (about, reason, warning) == ("connect4-policy", "RunNotClosed", True)
+    assert "its run run-1 may seem to go on" in message
+    told = len(simulation.events.told)
+    with pytest.raises(Gone):
+        await simulation.training.reconcile(training_key())
+    assert len(simulation.events.told) == told, "once"
+
+
+async def test_a_successor_of_the_same_name_closes_the_run_of_the_one_before() -> None:
+    """Deleted and created again before the operator looked."""
+    simulation = Simulation(training_manifest())
+    await simulation.train()
+    simulation.world.remove(training_key())
+    simulation.world.put(training_manifest())
+    await simulation.train()
+    assert simulation.registry.ended == {"run-1": "KILLED"}
+    assert simulation.status["mlflow"]["runID"] == "run-2"
 
 
 async def test_object_that_is_being_deleted_starts_nothing() -> None:

@@ -89,7 +89,7 @@ class ArtifactFolder(Document):
 
 
 class MLflowRun(Document):
-    """The run that parameters and metrics are logged to; the operator opens and closes it."""
+    """Where parameters, metrics, a copy of the result and the trainer's state go; the operator has the last word."""
 
     model_config = ConfigDict(alias_generator=None)
 
@@ -194,6 +194,10 @@ class Succeeded(Document):
     code: str = Field(description="Version of the trainer.")
     datasets: list[DatasetHash]
     manifest_uri: str = Field(alias="manifestURI")
+
+
+RESULT_TAG = "tidegate.dev/result"
+"""Tag of the MLflow run with a copy of the result, which the operator reads when the pod that ended well is gone."""
 
 
 class Failed(Document):

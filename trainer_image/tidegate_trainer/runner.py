@@ -69,6 +69,7 @@ def _do(job: TrainingJob, config: Any, settings: Settings, stop: StopSignal) -> 
         tracker.log_metrics(trained.metrics, int(trained.metrics.get("steps", 0)))
         progress.enter(Phase.EXPORTING, "exporting, checking and storing the model")
         result = release(job, plain, trained, store, stop)
+        tracker.record_result(_to_text(result))
         progress.enter(Phase.DONE, f"stored {result.artifact.uri}")
     return result
 
@@ -123,8 +124,12 @@ def _failed(error: TrainingError) -> Failed:
     return Failed(reason=error.reason, message=error.message[:_LONGEST_MESSAGE], retryable=error.retryable)
 
 
+def _to_text(result: Succeeded | Failed) -> str:
+    return json.dumps(result.model_dump(by_alias=True, mode="json", exclude_none=True), separators=(",", ":"))
+
+
 def _report(settings: Settings, result: Succeeded | Failed) -> None:
-    text = json.dumps(result.model_dump(by_alias=True, mode="json", exclude_none=True), separators=(",", ":"))
+    text = _to_text(result)
     if len(text.encode()) > _LONGEST_RESULT:
         log.error("the result has %d bytes; the kubelet cuts it at %d", len(text.encode()), _LONGEST_RESULT)
     print(text, flush=True)

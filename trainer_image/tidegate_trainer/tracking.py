@@ -1,4 +1,8 @@
-"""MLflow: parameters and metrics of the run in the document, from a background thread.
+"""MLflow: parameters, metrics, result and state of the run in the document, from a background thread.
+
+The run says whether a trainer is at work, so that it is not left RUNNING when the TrainingJob is deleted while the
+operator is away: KILLED when this pod is told to stop, RUNNING again when the next one goes on. What the operator says
+later, after gates and checks, holds.
 
 MLflow may be away: what could not be logged waits and is tried again, at the end for a bounded time. The training
 neither waits for it nor fails because of it.
@@ -12,13 +16,15 @@ import queue
 import threading
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from types import TracebackType
 from typing import Protocol
 
-from tidegate_trainer.contract import MLflowRun
+from tidegate_trainer.contract import RESULT_TAG, MLflowRun
+from tidegate_trainer.errors import Reason, TrainingError
 
-__all__ = ["Batch", "MLflowSink", "Sink", "Tracker"]
+__all__ = ["Batch", "MLflowSink", "RunState", "Sink", "Tracker"]
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +32,17 @@ _PAUSE_SECONDS = 5.0
 _LAST_SECONDS = 20.0
 _LAST_PAUSE_SECONDS = 0.5
 _LONGEST_PARAMETER = 500
+_LONGEST_TAG = 5000
+"""Characters that every MLflow keeps: version 3 takes 8,000, and cuts off what is longer without a word."""
+
+
+class RunState(StrEnum):
+    """What MLflow shows of a run."""
+
+    RUNNING = "RUNNING"
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    KILLED = "KILLED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +54,8 @@ class Batch:
     step: int
     milliseconds: int
     """Unix time of the measurement, kept while MLflow is away."""
+    tags: dict[str, str] = field(default_factory=dict)
+    state: RunState | None = None
 
 
 class Sink(Protocol):
@@ -58,14 +77,20 @@ class MLflowSink:
         # The tracker retries on its own; MLflow's default would hold it for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        from mlflow.entities import Metric, Param
+        from mlflow.entities import Metric, Param, RunTag
         from mlflow.tracking import MlflowClient
 
-        MlflowClient(self._run.tracking_uri).log_batch(
+        client = MlflowClient(self._run.tracking_uri)
+        client.log_batch(
             self._run.run_id,
             metrics=[Metric(name, value, batch.milliseconds, batch.step) for name, value in batch.metrics.items()],
             params=[Param(name, value[:_LONGEST_PARAMETER]) for name, value in batch.parameters.items()],
+            tags=[RunTag(name, value) for name, value in batch.tags.items()],
         )
+        if batch.state is RunState.RUNNING:
+            client.update_run(self._run.run_id, batch.state)
+        elif batch.state is not None:
+            client.set_terminated(self._run.run_id, batch.state, batch.milliseconds)
 
 
 class Tracker(AbstractContextManager["Tracker"]):
@@ -87,18 +112,20 @@ class Tracker(AbstractContextManager["Tracker"]):
     def __enter__(self) -> Tracker:
         if self._sink:
             self._thread.start()
+        self._show(RunState.RUNNING)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._show(_state_after(error))
         self._closed.set()
         self._waiting.put(None)
         if self._thread.is_alive():
             self._thread.join(self._last_seconds)
             self._given_up.set()
             if self._thread.is_alive():
-                log.warning("MLflow did not take the last metrics; the result and the manifest have them")
+                log.warning("MLflow did not take the end of the run; the termination message and the manifest have it")
 
     def log_parameters(self, parameters: dict[str, str]) -> None:
         """Log what the training was told."""
@@ -107,6 +134,16 @@ class Tracker(AbstractContextManager["Tracker"]):
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         """Log what the training measured at `step`."""
         self._waiting.put(Batch(metrics, {}, step, _now()))
+
+    def record_result(self, text: str) -> None:
+        """Keep a copy of the result on the run. One that MLflow would cut off is left out: half of it is no result."""
+        if len(text) > _LONGEST_TAG:
+            log.warning("the result has %d characters, %d fit into an MLflow tag: no copy", len(text), _LONGEST_TAG)
+            return
+        self._waiting.put(Batch({}, {}, 0, _now(), {RESULT_TAG: text}))
+
+    def _show(self, state: RunState) -> None:
+        self._waiting.put(Batch({}, {}, 0, _now(), state=state))
 
     def _work(self) -> None:
         while (batch := self._waiting.get()) is not None:
@@ -127,6 +164,13 @@ class Tracker(AbstractContextManager["Tracker"]):
             log.info("MLflow is back")
         self._away = False
         return True
+
+
+def _state_after(error: BaseException | None) -> RunState:
+    if error is None:
+        return RunState.FINISHED
+    is_stopped = isinstance(error, TrainingError) and error.reason is Reason.STOPPED
+    return RunState.KILLED if is_stopped else RunState.FAILED
 
 
 def _now() -> int:

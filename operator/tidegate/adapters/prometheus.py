@@ -16,12 +16,12 @@ from typing import Any
 import aiohttp
 
 from tidegate.domain.release import Measurement, Query
-from tidegate.domain.series import Series, Window, measure_quantile, measure_rate, measure_share
+from tidegate.domain.requests import GRPC_STATUSES, REQUESTS, measure_error_rate, measure_request_rate
+from tidegate.domain.series import Series, Window, measure_quantile, measure_share
 from tidegate.errors import Unavailable
 
 __all__ = ["PrometheusMetrics"]
 
-REQUESTS = "envoy_cluster_upstream_rq_xx"
 LATENCIES = "envoy_cluster_upstream_rq_time_bucket"
 OUTCOMES = "tidegate_outcomes_total"
 POSITIVE = "tidegate_outcomes_positive_total"
@@ -102,12 +102,12 @@ class PrometheusMetrics:
     # Built-in metrics
 
     async def _error_rate(self, look: Round, query: Query) -> Measurement:
-        window = await self._window(look, REQUESTS)
-        return _compare(query, lambda version: measure_share(window, window, version, _is_error))
+        window = await self._requests(look)
+        return _compare(query, lambda version: measure_error_rate(window, version))
 
     async def _request_rate(self, look: Round, query: Query) -> Measurement:
-        window = await self._window(look, REQUESTS)
-        return _compare(query, lambda version: measure_rate(window, version))
+        window = await self._requests(look)
+        return _compare(query, lambda version: measure_request_rate(window, version))
 
     async def _latency(self, look: Round, query: Query) -> Measurement:
         window = await self._window(look, LATENCIES)
@@ -117,7 +117,7 @@ class PrometheusMetrics:
     async def _outcomes(self, look: Round, query: Query) -> Measurement:
         label = f'metric="{query.metric.name}"'
         total, positive = await asyncio.gather(self._window(look, OUTCOMES, label), self._window(look, POSITIVE, label))
-        return _compare(query, lambda version: measure_share(positive, total, version, lambda _: True))
+        return _compare(query, lambda version: measure_share(positive, total, version))
 
     async def _custom(self, look: Round, query: Query) -> Measurement:
         stable = query.stable.model_version if query.stable else ""
@@ -136,6 +136,10 @@ class PrometheusMetrics:
             )
         value = found[0].samples[-1][1] if found else math.nan
         return value if math.isfinite(value) else None
+
+    async def _requests(self, look: Round) -> Window:
+        """Read both metrics at once: they are of one scrape, and tell of each other whether anybody looked before."""
+        return await self._window(look, "", f'__name__=~"{REQUESTS}|{GRPC_STATUSES}"')
 
     async def _window(self, look: Round, metric: str, *labels: str) -> Window:
         """Read the samples of all versions of the Deployment, from LOOKBACK before the window on; fetched once."""
@@ -179,10 +183,6 @@ def _compare(query: Query, measure: Callable[[str], Measurement]) -> Measurement
     if query.stable is None:
         return measured
     return replace(measured, stable_value=measure(query.stable.model_version).value)
-
-
-def _is_error(series: Series) -> bool:
-    return series.labels.get("envoy_response_code_class") == "5"
 
 
 def _range(look: Round) -> str:

@@ -14,6 +14,7 @@ from tidegate.api.base import (
     Model,
     ObjectName,
     Resource,
+    Salt,
     StatusModel,
     Timestamp,
 )
@@ -54,6 +55,9 @@ class Assignment(Model):
 
     header: HttpHeaderName
     """Request header that names the user; the same user always gets the same arm."""
+    salt: Salt | None = None
+    """Hashed together with the user. Left out, it is the test's own uid, so that each test draws its users anew; two
+    tests with one salt draw the same users."""
 
 
 class MetricRole(StrEnum):

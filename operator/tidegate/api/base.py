@@ -32,6 +32,7 @@ __all__ = [
     "Quantity",
     "Resource",
     "ResourceMeta",
+    "Salt",
     "Scheduling",
     "SemanticVersion",
     "StatusModel",
@@ -133,6 +134,11 @@ HttpHeaderName = Annotated[
     Field(max_length=128),
     Matches(r"^[A-Za-z0-9!#$%&*+.^_`|~-]+$", "write the name of an HTTP header, for example x-user-id"),
 ]
+Salt = Annotated[
+    str,
+    Field(min_length=1, max_length=63),
+    Matches(r"^[ -~]+$", "write printable ASCII characters"),
+]
 Labels = dict[str, str]
 
 
@@ -195,7 +201,6 @@ class ResourceMeta(StatusModel):
     deletion_timestamp: Timestamp | None = None
     labels: Labels = Field(default_factory=dict)
     annotations: Labels = Field(default_factory=dict)
-    finalizers: tuple[str, ...] = ()
 
 
 class ComputeResources(Model):

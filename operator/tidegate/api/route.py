@@ -4,11 +4,31 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tidegate.api.base import Condition, Duration, HttpHeaderName, Model, ObjectName, Percent, Resource, StatusModel
+from tidegate.api.base import (
+    Condition,
+    Duration,
+    HttpHeaderName,
+    Model,
+    ObjectName,
+    Percent,
+    Resource,
+    Salt,
+    StatusModel,
+)
 from tidegate.api.model_version import Role
 from tidegate.api.rules import Between, Matches, rule, ruled, unique
 
-__all__ = ["Backend", "BackendWeight", "Mirror", "Proxies", "Route", "RouteSpec", "RouteStatus", "Sticky"]
+__all__ = [
+    "Backend",
+    "BackendWeight",
+    "Mirror",
+    "Proxies",
+    "Route",
+    "RouteSpec",
+    "RouteStatus",
+    "RouteSticky",
+    "Sticky",
+]
 
 
 class Sticky(Model):
@@ -16,6 +36,13 @@ class Sticky(Model):
 
     header: HttpHeaderName
     """Request header that names the user."""
+
+
+class RouteSticky(Sticky):
+    """Keeps one user on one version, and says how users are drawn."""
+
+    salt: Salt | None = None
+    """Hashed together with the header's value: with another salt other users fall into the same share."""
 
 
 ServiceName = Annotated[
@@ -71,7 +98,7 @@ class RouteSpec(Model):
     """The Deployment (tidegate.dev) whose endpoint this is."""
     backends: Annotated[tuple[Backend, ...], Field(max_length=16)] = ()
     """Versions and shares; the shares sum to 100."""
-    sticky: Sticky | None = None
+    sticky: RouteSticky | None = None
     """Keeps a user on one version."""
     mirror: Mirror | None = None
     """A copy of the traffic for a version that no user sees."""

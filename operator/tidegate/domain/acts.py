@@ -6,7 +6,7 @@ from datetime import datetime
 from tidegate.api.deployment import Draining
 from tidegate.api.model_version import Role
 from tidegate.domain.reasons import Action, Reason
-from tidegate.domain.release import ApplyWorkload, Backend, DeleteWorkload, Experiment, SetRoute, VersionID
+from tidegate.domain.release import ApplyWorkload, Backend, DeleteWorkload, Experiment, SetRoute, Stickiness, VersionID
 from tidegate.domain.situation import MAX_DRAINING, Situation, identify
 from tidegate.domain.steps import pods_for
 
@@ -84,10 +84,10 @@ def _variant_can_serve(s: Situation, experiment: Experiment) -> bool:
     return ready > 0 and (ready >= _variant_pods(s, experiment) or s.share(experiment.version) > 0)
 
 
-def _wanted_sticky(s: Situation) -> str | None:
+def _wanted_sticky(s: Situation) -> Stickiness | None:
     if s.experiment and _variant_can_serve(s, s.experiment):
-        return s.experiment.header
-    return s.spec.traffic.sticky.header if s.spec.traffic.sticky else None
+        return s.experiment.sticky
+    return Stickiness(s.spec.traffic.sticky.header) if s.spec.traffic.sticky else None
 
 
 def plan_deletes(s: Situation) -> tuple[DeleteWorkload, ...]:

@@ -32,7 +32,7 @@ from tidegate.api.base import format_duration
 from tidegate.api.deployment import MetricSpec
 from tidegate.domain.conditions import Health, is_true, set_health
 from tidegate.domain.estimates import REQUESTS, Arms, estimate_arms, fewest_samples, has_samples, judge
-from tidegate.domain.release import Experiment, ModelState, Query, VersionID
+from tidegate.domain.release import Experiment, ModelState, Query, Stickiness, VersionID
 
 __all__ = ["Endpoint", "ExperimentPlan", "ObservedTest", "find_experiment", "find_rivals", "looks_due", "plan_ab_test"]
 
@@ -115,8 +115,8 @@ def find_experiment(
         digest = digest_of(arm.model_version or "")
         if test.metadata.deletion_timestamp is None and arm.model_version and digest:
             version = VersionID(arm.model_version, digest)
-            header = test.spec.assignment.header
-            return Experiment(test.metadata.name, arm.name, version, arm.weight, header, test.spec.variants[0].name)
+            sticky = _find_sticky(test)
+            return Experiment(test.metadata.name, arm.name, version, arm.weight, sticky, test.spec.variants[0].name)
     return None
 
 
@@ -294,6 +294,12 @@ def _end_mismatch(seen: ABTestStatus, ratio: float, now: datetime) -> Outcome:
 
 
 # Small questions
+
+
+def _find_sticky(test: ABTest) -> Stickiness:
+    """Draw the users of each test anew: else those who saw the arm of the last one would see that of the next, too."""
+    assignment = test.spec.assignment
+    return Stickiness(assignment.header, assignment.salt or test.metadata.uid)
 
 
 def _is_split(spec: ABTestSpec, observed: ObservedTest) -> bool:

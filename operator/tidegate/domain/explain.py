@@ -169,10 +169,9 @@ def _pods_missing(s: Situation) -> Explanation | None:
         return None
     version = identify(s.canary)
     message = f"{s.observed.ready(version)} of {s.canary_pods} pods of {version} are ready{_problem(s, version)}"
-    workload = s.observed.workloads.get(version)
     if s.status.stable is not None:
         return Explanation(Reason.PODS_NOT_READY, message, is_timed=True)
-    if workload and workload.fatal:
+    if s.is_canary_hopeless:
         message = f"{message}; change spec.modelVersion to a version that can be loaded"
         return Explanation(Reason.PODS_NOT_READY, message, DeploymentPhase.DEGRADED, Health.STALLED)
     return _timed(Reason.PODS_NOT_READY, message, s)

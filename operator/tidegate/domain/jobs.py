@@ -1,4 +1,4 @@
-"""What a batch/v1 Job and its pods say, read into plain data."""
+"""What a batch/v1 Job and its pods say, read into plain data; and what a decision about them tells people."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ __all__ = [
     "POD_PATIENCE",
     "JobOutcome",
     "JobState",
+    "Note",
     "PodState",
     "lost_pods",
     "read_job",
@@ -102,6 +103,15 @@ class PodState:
     def ended(self) -> bool:
         """Whether it runs no more, and never will."""
         return self.phase in ("Succeeded", "Failed") or self.exit_code is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What people are told when it happens."""
+
+    reason: str
+    message: str
+    warning: bool = False
 
 
 def read_time(value: object) -> datetime | None:

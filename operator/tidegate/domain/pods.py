@@ -3,15 +3,30 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-__all__ = ["find_pod_problem", "find_workload_problem"]
+from tidegate.domain.jobs import read_time
+
+__all__ = ["FinalFailure", "find_final_failure", "find_pod_problem", "find_workload_problem"]
 
 Status = Mapping[str, Any]
 
 PULL_REASONS = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 CONFIG_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+PULLER = "puller"
 LONGEST = 600
+
+
+@dataclass(frozen=True, slots=True)
+class FinalFailure:
+    """A pod has found out that its model cannot be had, whatever time it is given."""
+
+    message: str
+    """What the pod said, with the remedy."""
+    at: datetime
+    """When it said so, by its node's clock."""
 
 
 def find_pod_problem(pods: Sequence[Mapping[str, Any]]) -> str | None:
@@ -27,6 +42,15 @@ def find_pod_problem(pods: Sequence[Mapping[str, Any]]) -> str | None:
             if found:
                 return f"pod {name}: {found}"[:LONGEST]
     return None
+
+
+def find_final_failure(pods: Sequence[Mapping[str, Any]]) -> FinalFailure | None:
+    """Return the newest failure of a puller that says of itself that trying again cannot help.
+
+    Only its own word counts: a puller that was killed, or that could not reach the storage, may succeed later.
+    """
+    found = [failure for pod in pods for failure in _final_failures(pod)]
+    return max(found, key=lambda failure: failure.at, default=None)
 
 
 def find_workload_problem(workload: Mapping[str, Any]) -> str | None:
@@ -76,12 +100,29 @@ def _check_puller(status: Status) -> str | None:
         ended = _last_end(container)
         if not ended or ended.get("exitCode") == 0:
             continue
-        reason, message = _read_termination(ended.get("message", ""))
         if ended.get("reason") == "OOMKilled":
             return f"{container['name']} ran out of memory"
-        said = f"{reason}: {message}" if reason else message or f"exit code {ended.get('exitCode')}"
-        return f"the artifact could not be fetched: {said}"
+        return _explain_puller(ended)
     return None
+
+
+def _explain_puller(ended: Mapping[str, Any]) -> str:
+    failure = _read_failure(ended)
+    said = f"{failure['reason']}: {failure.get('message', '')}" if failure else ended.get("message", "").strip()
+    exit_code = f"exit code {ended.get('exitCode')}"
+    return f"the artifact could not be fetched: {said or exit_code}"
+
+
+def _final_failures(pod: Mapping[str, Any]) -> Iterator[FinalFailure]:
+    for container in (pod.get("status") or {}).get("initContainerStatuses") or ():
+        ended = _last_end(container)
+        at = read_time(ended.get("finishedAt"))
+        if container["name"] == PULLER and at and ended.get("exitCode") and _is_final(_read_failure(ended)):
+            yield FinalFailure(f"pod {pod['metadata']['name']}: {_explain_puller(ended)}"[:LONGEST], at)
+
+
+def _is_final(failure: Mapping[str, Any]) -> bool:
+    return failure.get("retryable") is False
 
 
 def _check_memory(status: Status) -> str | None:
@@ -145,11 +186,10 @@ def _last_end(container: Mapping[str, Any]) -> Mapping[str, Any]:
     return {}
 
 
-def _read_termination(text: str) -> tuple[str | None, str]:
+def _read_failure(ended: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the failure that the puller left in its termination message; empty where that is something else."""
     try:
-        said = json.loads(text)
+        said = json.loads(ended.get("message", ""))
     except ValueError:
-        return None, text.strip()
-    if not isinstance(said, dict):
-        return None, text.strip()
-    return str(said["reason"]) if said.get("reason") else None, str(said.get("message", ""))
+        return {}
+    return said if isinstance(said, dict) and said.get("reason") else {}

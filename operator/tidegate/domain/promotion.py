@@ -23,6 +23,7 @@ from tidegate.domain.jobs import (
     POD_PATIENCE,
     JobOutcome,
     JobState,
+    Note,
     PodState,
     lost_pods,
     until_lost,
@@ -37,7 +38,6 @@ __all__ = [
     "ExpireValidation",
     "Mirror",
     "MirrorProblem",
-    "Note",
     "Observed",
     "StartValidation",
     "VersionPlan",
@@ -112,15 +112,6 @@ class MirrorProblem:
 
 
 Intent = StartValidation | DeleteValidation | ExpireValidation | Mirror
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """What people are told when it happens."""
-
-    reason: str
-    message: str
-    warning: bool = False
 
 
 @dataclass(frozen=True, slots=True)

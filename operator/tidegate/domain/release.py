@@ -39,6 +39,7 @@ __all__ = [
     "Plan",
     "Query",
     "SetRoute",
+    "Stickiness",
     "VersionID",
     "Workload",
 ]
@@ -91,8 +92,8 @@ class Workload:
     and ``status.replicas == updatedReplicas``."""
     problem: str | None = None
     """Why pods are not ready, with the remedy, for example an image that cannot be pulled; None: nothing is known."""
-    fatal: bool = False
-    """Waiting cannot help (wrong checksum, a file that is no model): the release is taken back at once."""
+    fatal_at: datetime | None = None
+    """When a pod said last that waiting cannot help, for example a wrong checksum; ``problem`` then has its words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +108,24 @@ class Backend:
 
 
 @dataclass(frozen=True, slots=True)
+class Stickiness:
+    """What keeps a user on one version."""
+
+    header: str
+    """Request header that names the user."""
+    salt: str | None = None
+    """Hashed together with the user: another salt draws other users into the same share."""
+
+
+@dataclass(frozen=True, slots=True)
 class ObservedRoute:
     """The Route of the Deployment; the default stands for a Route that does not exist."""
 
     exists: bool = False
     backends: tuple[Backend, ...] = ()
     """``spec.backends``, Service names resolved to versions (an unknown Service: its modelVersion, empty digest)."""
-    sticky: str | None = None
-    """``spec.sticky.header``."""
+    sticky: Stickiness | None = None
+    """``spec.sticky``."""
     confirmed: bool = False
     """``status.observedGeneration == metadata.generation`` and condition Ready is True."""
     live: Mapping[VersionID, float] = field(default_factory=dict)
@@ -178,8 +189,8 @@ class Experiment:
     version: VersionID
     percent: float
     """Share of the treatment arm; the control, which is the stable version, gets the rest."""
-    header: str
-    """Request header that names the user."""
+    sticky: Stickiness
+    """How users are drawn into the arms."""
     control: str = "control"
     """Name of the control arm."""
 
@@ -239,8 +250,7 @@ class SetRoute:
     """Write these shares; they sum to 100, and only versions with ready pods gain any."""
 
     backends: tuple[Backend, ...]
-    sticky: str | None = None
-    """Header that keeps a user on one version."""
+    sticky: Stickiness | None = None
 
 
 @dataclass(frozen=True, slots=True)

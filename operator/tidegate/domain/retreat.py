@@ -76,9 +76,7 @@ def give_up(s: Situation) -> Situation:
     if canary is None or canary.retreat is not None or s.status.stable is None or s.has_canary_capacity:
         return s
     version = identify(canary)
-    workload = s.observed.workloads.get(version)
-    late = s.waited(Reason.PODS_NOT_READY, s.spec.progress_deadline)
-    if not late and not (workload and workload.fatal):
+    if not s.is_canary_hopeless and not s.waited(Reason.PODS_NOT_READY, s.spec.progress_deadline):
         return s
     message = (
         s.observed.problem(version) or f"its pods were not ready within {format_duration(s.spec.progress_deadline)}"

@@ -20,7 +20,17 @@ from statistics import median
 
 from tidegate.domain.release import Measurement
 
-__all__ = ["Sample", "Series", "Window", "increase", "measure_quantile", "measure_rate", "measure_share", "quantile"]
+__all__ = [
+    "Sample",
+    "Series",
+    "Window",
+    "increase",
+    "measure_quantile",
+    "measure_rate",
+    "measure_share",
+    "quantile",
+    "share_of",
+]
 
 Sample = tuple[float, float]
 """Unix time in seconds, and value."""
@@ -83,21 +93,28 @@ class Window:
         return any(earliest <= at < moment - self.gap / 2 for each in self.series for at, _ in each.samples)
 
 
-def measure_share(positive: Window, total: Window, version: str, wanted: Callable[[Series], bool]) -> Measurement:
-    """Measure which share of everything that `total` counts is counted by the `wanted` series of `positive`."""
+def measure_share(positive: Window, total: Window, version: str) -> Measurement:
+    """Measure which share of everything that `total` counts is counted by `positive`."""
     everything = total.of(version)
     if not total.is_fresh(everything):
         return Measurement()
-    samples = total.count(everything)
-    if samples <= 0:
+    return share_of(positive.count(positive.of(version)), total.count(everything))
+
+
+def share_of(part: float, whole: float) -> Measurement:
+    """Return a share with its samples; of nothing there is no share.
+
+    >>> share_of(1, 4)
+    Measurement(value=0.25, stable_value=None, samples=4, error=None)
+    """
+    if whole <= 0:
         return Measurement(samples=0)
-    share = positive.count(positive.of(version, wanted)) / samples
-    return Measurement(value=min(max(share, 0.0), 1.0), samples=round(samples))
+    return Measurement(value=min(max(part / whole, 0.0), 1.0), samples=round(whole))
 
 
-def measure_rate(window: Window, version: str) -> Measurement:
-    """Measure how much is counted per second; nothing counted is 0, nobody counting is no data."""
-    series = window.of(version)
+def measure_rate(window: Window, version: str, wanted: Callable[[Series], bool] = lambda _: True) -> Measurement:
+    """Measure how much the `wanted` series count per second; nothing counted is 0, nobody counting is no data."""
+    series = window.of(version, wanted)
     if not window.is_fresh(series):
         return Measurement()
     counted = window.count(series)

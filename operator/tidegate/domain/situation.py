@@ -269,6 +269,17 @@ class Situation:
         return self.observed.ready(identify(self.canary)) >= pods_for(self.step.percent, self.replicas)
 
     @property
+    def is_canary_hopeless(self) -> bool:
+        """A pod said since the release began that waiting cannot help; what it said in an attempt before is past.
+
+        The kubelet tells whole seconds, in the node's time. Where that lags, the pod's next try, seconds later, counts.
+        """
+        workload = self.observed.workloads.get(identify(self.canary))
+        if workload is None or workload.fatal_at is None:
+            return False
+        return workload.fatal_at >= self.canary.started_at.replace(microsecond=0)
+
+    @property
     def has_way_back(self) -> bool:
         """The stable version could take traffic back; a fast release goes on without."""
         return self.is_fast or self.stable_id is None or self.observed.ready(self.stable_id) > 0

@@ -5,9 +5,9 @@ from typing import Any
 from tidegate.api.model_version import ModelPhase
 from tidegate.api.training_job import Artifact, HandoverResult, Progress, TrainingPhase
 from tidegate.domain.conditions import Health
-from tidegate.domain.jobs import JobOutcome
+from tidegate.domain.jobs import JobOutcome, Note
 from tidegate.domain.training_failure import Failure
-from tidegate.domain.training_plan import CreateVersion, HandOver, Intent, Note, TrainingPlan, VersionState
+from tidegate.domain.training_plan import CreateVersion, HandOver, Intent, TrainingPlan, VersionState
 from tidegate.domain.training_result import (
     BrokenResultError,
     TrainerFailure,

@@ -16,7 +16,7 @@ from datetime import timedelta
 
 from tidegate.api.model_version import ModelPhase
 from tidegate.api.training_job import RunOutcome, TrainingJobStatus
-from tidegate.domain.jobs import JobState, PodState
+from tidegate.domain.jobs import JobState, Note, PodState
 from tidegate.domain.training_result import TrainerResult
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "EndRun",
     "HandOver",
     "Intent",
-    "Note",
     "Observed",
     "Run",
     "StartJob",
@@ -153,15 +152,6 @@ class EndRun:
 
 
 Intent = StartJob | SteerJob | DeleteJob | CreateVersion | HandOver | EndRun
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """What people are told when it happens."""
-
-    reason: str
-    message: str
-    warning: bool = False
 
 
 @dataclass(frozen=True, slots=True)

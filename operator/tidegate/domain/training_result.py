@@ -1,4 +1,7 @@
-"""What a trainer leaves behind: the result or the reason of its failure, as JSON in the pod's termination message."""
+"""What a trainer leaves behind: the result or the reason of its failure, as JSON in the pod's termination message.
+
+A copy of a result is a tag of the MLflow run, for the case that the pod is gone.
+"""
 
 import json
 import math
@@ -105,7 +108,7 @@ def _load(text: str) -> dict[str, Any]:
     try:
         document = json.loads(text)
     except ValueError as error:
-        raise BrokenResultError(f"the termination message is no JSON: {text[:80]!r}") from error
+        raise BrokenResultError(f"it is no JSON: {text[:80]!r}") from error
     if not isinstance(document, dict):
-        raise BrokenResultError("the termination message is no JSON object")
+        raise BrokenResultError("it is no JSON object")
     return document

@@ -8,8 +8,9 @@ from typing import Any
 from tidegate.api.base import ConditionStatus
 from tidegate.api.training_job import TrainingJob, TrainingJobStatus, TrainingPhase
 from tidegate.domain.conditions import Health, find_condition, set_condition
+from tidegate.domain.jobs import Note
 from tidegate.domain.training_failure import Failure
-from tidegate.domain.training_plan import Intent, Note, Observed, TrainingPlan, VersionState
+from tidegate.domain.training_plan import Intent, Observed, TrainingPlan, VersionState
 
 __all__ = [
     "AT_ONCE",

@@ -56,7 +56,7 @@ class ABTestReconciler:
     async def reconcile(self, key: Key) -> Requeue | None:
         """Observe, plan, record; there is nothing to act on.
 
-        The plan is made beside the event loop: the first one loads scipy, which takes seconds.
+        The plan is made beside the event loop: the first one loads scipy.special, which takes half a second or more.
         """
         now = self._clock.now()
         scene = await self._observe(key, now)

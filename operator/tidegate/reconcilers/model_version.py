@@ -75,7 +75,11 @@ class ModelVersionReconciler:
 
     async def reconcile(self, key: Key) -> Requeue | None:
         """Observe, plan, act, record."""
-        sight = self._observe(key)
+        try:
+            sight = self._observe(key)
+        except Gone:
+            self._tell_users(key)
+            raise
         plan = plan_model_version(sight.version, sight.observed, self._clock.now())
         plan = await self._act(sight, plan)
         return await self._record(sight, plan)
@@ -97,6 +101,19 @@ class ModelVersionReconciler:
             registry=self._registry is not None,
         )
         return Sight(version, manifest, observed)
+
+    def _tell_users(self, key: Key) -> None:
+        """A ModelVersion was deleted while Deployments use it: they go on, and people learn what does not work now."""
+        for manifest in self._objects.list(DEPLOYMENT, key.namespace):
+            used = _read_deployment(manifest, key.name)
+            if used and not manifest["metadata"].get("deletionTimestamp"):
+                roles = " and ".join(each.role for each in used)
+                message = (
+                    f"ModelVersion {key.name} was deleted while it serves ({roles}): its pods go on, but of"
+                    " spec.serving only replicas can change now; create it again with the same artifact, or"
+                    " release another version"
+                )
+                self._events.emit(manifest, "ModelVersionDeleted", message, warning=True)
 
     def _find_job(self, version: ModelVersion) -> JobState | None:
         manifest = self._objects.get(_job_key(version))

@@ -17,8 +17,8 @@ from tidegate.domain.manifests.serving import (
     Served,
     template_hash,
 )
-from tidegate.domain.pods import find_pod_problem, find_workload_problem
-from tidegate.domain.release import Backend, Observed, ObservedRoute, VersionID, Workload
+from tidegate.domain.pods import find_final_failure, find_pod_problem, find_workload_problem
+from tidegate.domain.release import Backend, Observed, ObservedRoute, Stickiness, VersionID, Workload
 from tidegate.ports import Manifest
 
 __all__ = ["Scene", "known_versions", "read_route", "read_workload", "version_of"]
@@ -89,14 +89,20 @@ def read_workload(
     seen = status.get("observedGeneration", 0) >= live["metadata"].get("generation", 1)
     updated, total = status.get("updatedReplicas", 0), status.get("replicas", 0)
     ready = int(status.get("readyReplicas", 0))
+    final = find_final_failure(pods) if ready < replicas else None
     return Workload(
         version=version,
         replicas=replicas,
         ready=ready,
         current=_is_current(live, served, platform),
         rolled_out=seen and updated == replicas and total == updated,
-        problem=(find_workload_problem(live) or find_pod_problem(pods)) if ready < replicas else None,
+        problem=final.message if final else _find_problem(live, pods) if ready < replicas else None,
+        fatal_at=final.at if final else None,
     )
+
+
+def _find_problem(live: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> str | None:
+    return find_workload_problem(live) or find_pod_problem(pods)
 
 
 def read_route(manifest: Manifest | None, deployment: str, known: Iterable[VersionID]) -> ObservedRoute:
@@ -119,7 +125,7 @@ def read_route(manifest: Manifest | None, deployment: str, known: Iterable[Versi
     return ObservedRoute(
         exists=True,
         backends=backends,
-        sticky=route.spec.sticky.header if route.spec.sticky else None,
+        sticky=Stickiness(route.spec.sticky.header, route.spec.sticky.salt) if route.spec.sticky else None,
         confirmed=seen and is_true(route.status.conditions, "Ready"),
         live=_read_live(route, backends, set(by_service.values())),
         missing=route.status.proxies.missing,

@@ -69,6 +69,20 @@ class Sight:
     observed: Observed
 
 
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """A run in MLflow that is to be closed when its TrainingJob is deleted."""
+
+    run_id: str
+    manifest: Manifest
+    """The TrainingJob, to tell people about when it is gone."""
+
+    @property
+    def uid(self) -> str:
+        """Identity of the TrainingJob."""
+        return str(self.manifest["metadata"]["uid"])
+
+
 class TrainingJobReconciler:
     """Brings one TrainingJob nearer to a ModelVersion."""
 
@@ -90,7 +104,7 @@ class TrainingJobReconciler:
         self._telemetry = telemetry
         self._clock = clock
         self._config = config
-        self._open_runs: dict[Key, str] = {}
+        self._open_runs: dict[Key, OpenRun] = {}
 
     async def reconcile(self, key: Key) -> Requeue | None:
         """Observe, plan, act, record."""
@@ -99,6 +113,7 @@ class TrainingJobReconciler:
         except Gone:
             await self._cancel(key)
             raise
+        await self._cancel(key, successor=sight.job.metadata.uid)
         plan = plan_training(sight.job, sight.observed, self._clock.now())
         plan = await self._act(sight, plan)
         return await self._record(key, sight, plan)
@@ -210,16 +225,27 @@ class TrainingJobReconciler:
             return False
         return True
 
-    async def _cancel(self, key: Key) -> None:
-        """The TrainingJob was deleted: its Job goes with it, its run is closed if MLflow is there."""
-        run_id = self._open_runs.pop(key, None)
-        if run_id is not None:
-            await self._end_run(run_id, RunOutcome.KILLED)
+    async def _cancel(self, key: Key, successor: str | None = None) -> None:
+        """The TrainingJob was deleted, perhaps for a successor of its name: its Job goes with it, its run is closed.
+
+        No finalizer waits for that: a deletion must end while MLflow, or the operator itself, is away. The trainer
+        closes the run as well when it is told to stop; what may stay open is said.
+        """
+        left = self._open_runs.get(key)
+        if left is None or left.uid == successor:
+            return
+        del self._open_runs[key]
+        if not await self._end_run(left.run_id, RunOutcome.KILLED):
+            message = (
+                f"MLflow does not answer, so its run {left.run_id} may seem to go on; the trainer closes it when it is"
+                " told to stop, or set its status to KILLED there"
+            )
+            self._events.emit(left.manifest, "RunNotClosed", message, warning=True)
 
     # ---- record ------------------------------------------------------------------------------------------------------
 
     async def _record(self, key: Key, sight: Sight, plan: TrainingPlan) -> Requeue | None:
-        self._remember_run(key, plan)
+        self._remember_run(key, sight, plan)
         if plan.status != sight.job.status:
             await self._objects.patch_status(sight.manifest, plan.status.to_json())
         for note in plan.notes:
@@ -227,10 +253,10 @@ class TrainingJobReconciler:
             self._telemetry.count_decision("TrainingJob", plan.status.phase, note.reason)
         return Requeue(plan.recheck_after) if plan.recheck_after is not None else None
 
-    def _remember_run(self, key: Key, plan: TrainingPlan) -> None:
+    def _remember_run(self, key: Key, sight: Sight, plan: TrainingPlan) -> None:
         run = plan.status.mlflow
         if run is not None and run.ended_as is None:
-            self._open_runs[key] = run.run_id
+            self._open_runs[key] = OpenRun(run.run_id, sight.manifest)
         else:
             self._open_runs.pop(key, None)
 

@@ -113,6 +113,7 @@ def _view(route: Route) -> RouteView:
         backends=tuple(sorted(backends, key=lambda backend: not backend.canary)),
         mirror=MirrorView(mirror.model_version, mirror.service, mirror.percent) if mirror else None,
         sticky_header=spec.sticky.header.lower() if spec.sticky else None,
+        salt=spec.sticky.salt if spec.sticky else None,
         timeout=spec.timeout,
     )
 

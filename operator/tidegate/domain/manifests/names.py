@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 __all__ = [
-    "CLEANUP_FINALIZER",
     "COMMAND_ANNOTATION",
     "COMPONENT_LABEL",
     "DEPLOYMENT_LABEL",
@@ -38,7 +37,6 @@ TRAINING_JOB_LABEL = "tidegate.dev/training-job"
 COMPONENT_LABEL = "tidegate.dev/component"
 OWNER_ANNOTATION = "tidegate.dev/owner"
 COMMAND_ANNOTATION = "tidegate.dev/command"
-CLEANUP_FINALIZER = "tidegate.dev/cleanup"
 
 _DNS_LABEL = re.compile(r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
 _LABEL_VALUE = re.compile(r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")
@@ -89,7 +87,7 @@ def route(deployment: str) -> str:
 
 
 def training_job(training_job: str) -> str:
-    """Name of the Job, ConfigMap and ServiceAccount of a TrainingJob."""
+    """Name of the Job and ConfigMap of a TrainingJob."""
     return dns_label(training_job, "-training")
 
 

@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from tidegate.domain.manifests import names
-from tidegate.domain.release import Backend
+from tidegate.domain.release import Backend, Stickiness
 
 __all__ = ["build_route"]
 
 
 def build_route(
-    namespace: str, deployment: str, uid: str, backends: Sequence[Backend], sticky: str | None
+    namespace: str, deployment: str, uid: str, backends: Sequence[Backend], sticky: Stickiness | None
 ) -> dict[str, Any]:
     """Build the Route; the whole list of backends is applied, so a share can never be left behind."""
     spec: dict[str, Any] = {"deployment": deployment, "backends": [_backend(deployment, each) for each in backends]}
     if sticky is not None:
-        spec["sticky"] = {"header": sticky}
+        spec["sticky"] = {"header": sticky.header} | ({"salt": sticky.salt} if sticky.salt else {})
     return {
         "apiVersion": "tidegate.dev/v1alpha1",
         "kind": "Route",
