@@ -52,11 +52,15 @@ CHECKSUM = json.dumps({"reason": "ChecksumMismatch", "message": "sha256 is b…,
         ),
         (
             waiting("CrashLoopBackOff", init=True, name="puller", exitCode=137, reason="OOMKilled"),
-            "puller ran out of memory",
+            "container puller was killed for lack of memory: please report it",
         ),
         (
             waiting("CrashLoopBackOff", exitCode=137, reason="OOMKilled"),
             "container triton was killed for lack of memory: raise serving.resources.memory",
+        ),
+        (
+            waiting("CrashLoopBackOff", exitCode=137, reason="Error"),
+            "crashes again and again (exit code 137: killed, for lack of memory or because it did not answer)",
         ),
         (
             waiting("CrashLoopBackOff", exitCode=2, reason="Error"),

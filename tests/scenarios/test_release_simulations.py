@@ -1,6 +1,6 @@
 """Golden simulations of releases: the committed log says what happens and why, random orders must end alike.
 
-A log that is meant to change: `TIDEGATE_UPDATE_GOLDEN=1 python -m pytest tests/scenarios`, then read the difference.
+A log that is meant to change: `UPDATE_GOLDEN=1 python -m pytest tests/scenarios`, then read the difference.
 """
 
 import os
@@ -24,7 +24,7 @@ def test_log(case: Scenario) -> None:
     check_end(case, world)
     check_settled(world)
     path = DATA / f"{case.name}.log"
-    if os.environ.get("TIDEGATE_UPDATE_GOLDEN"):
+    if os.environ.get("UPDATE_GOLDEN"):
         path.write_text("\n".join(world.log) + "\n")
     assert world.log == path.read_text().splitlines()
 

@@ -155,19 +155,31 @@ def test_name_of_a_deleted_predecessor() -> None:
             replace(POD, unschedulable="0/1 nodes are available: 1 Insufficient nvidia.com/gpu."),
             TrainingPhase.PENDING,
             "Unschedulable",
-            "no node has 2 free nvidia.com/gpu: add a GPU node",
+            "add a GPU node with the NVIDIA device plugin, or lower spec.resources.gpus",
         ),
         (
             replace(POD, unschedulable="0/1 nodes are available: 1 Insufficient cpu."),
             TrainingPhase.PENDING,
             "Unschedulable",
-            "no node has room for spec.resources",
+            "no node has room for spec.resources: free or add capacity",
         ),
         (
             replace(POD, waiting_reason="ImagePullBackOff", waiting_message='Back-off pulling image "trainer:x"'),
             TrainingPhase.PENDING,
             "ImagePullBackOff",
-            "trainer:x",
+            'Back-off pulling image "trainer:x". Check the chart\'s trainer image and the rights to pull it',
+        ),
+        (
+            replace(POD, waiting_reason="ErrImagePull", waiting_message="pull access denied"),
+            TrainingPhase.PENDING,
+            "ErrImagePull",
+            "pull access denied. Check the chart's trainer image and the rights to pull it",
+        ),
+        (
+            replace(POD, waiting_reason="CreateContainerError", waiting_message="no such device: nvidia0"),
+            TrainingPhase.PENDING,
+            "CreateContainerError",
+            "no such device: nvidia0. Mend what it names",
         ),
     ],
 )
@@ -177,6 +189,12 @@ def test_what_a_running_job_waits_for(pod: PodState, phase: TrainingPhase, expec
     assert (reason(made), made.status.phase) == (expected, phase)
     assert said in made.status.message
     assert aspects(made) == {"Reconciling"}
+
+
+def test_an_own_image_that_cannot_be_pulled_is_the_users_to_check() -> None:
+    job = training_job(status=ACTIVE, trainer={"image": "mine:1", "config": {}})
+    made = plan(job, job=JOB, pods=(replace(POD, waiting_reason="ErrImagePull", waiting_message="not found"),))
+    assert "not found. Check spec.trainer.image and the rights to pull it" in made.status.message
 
 
 def test_job_whose_pods_are_refused() -> None:

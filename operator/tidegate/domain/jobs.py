@@ -24,7 +24,9 @@ NEVER_STARTED = (
     "ErrImagePull",
     "ImagePullBackOff",
     "InvalidImageName",
+    "RegistryUnavailable",
     "CreateContainerConfigError",
+    "CreateContainerError",
     "ErrImageNeverPull",
 )
 """Why a container waits that has never run; the kubelet tries again by itself."""

@@ -15,7 +15,7 @@ Status = Mapping[str, Any]
 
 PULL_REASONS = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 CONFIG_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
-PULLER = "puller"
+PULLER, TRITON = "puller", "triton"
 LONGEST = 600
 
 
@@ -101,7 +101,7 @@ def _check_puller(status: Status) -> str | None:
         if not ended or ended.get("exitCode") == 0:
             continue
         if ended.get("reason") == "OOMKilled":
-            return f"{container['name']} ran out of memory"
+            return _explain_memory(container["name"])
         return _explain_puller(ended)
     return None
 
@@ -128,9 +128,15 @@ def _is_final(failure: Mapping[str, Any]) -> bool:
 def _check_memory(status: Status) -> str | None:
     for container in status.get("containerStatuses") or ():
         ended = _last_end(container)
-        if not container.get("ready") and (ended.get("reason") == "OOMKilled" or ended.get("exitCode") == 137):
-            return f"container {container['name']} was killed for lack of memory: raise serving.resources.memory"
+        if not container.get("ready") and ended.get("reason") == "OOMKilled":
+            return _explain_memory(container["name"])
     return None
+
+
+def _explain_memory(container: str) -> str:
+    """Only Triton's memory is the user's to set."""
+    remedy = "raise serving.resources.memory" if container == TRITON else "please report it with the artifact's size"
+    return f"container {container} was killed for lack of memory: {remedy}"
 
 
 def _check_crashes(status: Status) -> str | None:
@@ -138,7 +144,8 @@ def _check_crashes(status: Status) -> str | None:
         if _waiting(container).get("reason") == "CrashLoopBackOff":
             ended = _last_end(container)
             said = ended.get("message") or f"exit code {ended.get('exitCode', '?')}"
-            return f"container {container['name']} crashes again and again ({said.strip()}); read its log"
+            hint = ": killed, for lack of memory or because it did not answer" if ended.get("exitCode") == 137 else ""
+            return f"container {container['name']} crashes again and again ({said.strip()}{hint}); read its log"
     return None
 
 

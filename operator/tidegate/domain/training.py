@@ -323,7 +323,7 @@ def _explain_unschedulable(scene: Scene, scheduler: str) -> Note:
 def _explain_no_start(scene: Scene, pod: PodState) -> Note:
     source = "spec.trainer.image" if scene.job.spec.trainer.image else "the chart's trainer image"
     remedy = f"Check {source} and the rights to pull it"
-    if pod.waiting_reason == "CreateContainerConfigError":
+    if pod.waiting_reason in ("CreateContainerConfigError", "CreateContainerError"):
         remedy = "Mend what it names"
     message = (
         f"pod {pod.name} does not start: {pod.waiting_message or pod.waiting_reason}. {remedy}; it goes on by itself"
