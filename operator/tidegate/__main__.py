@@ -58,7 +58,9 @@ class Operator:
         self._settings = settings
         self._clock = SystemClock()
         self._api = ApiConnection(credentials)
-        self._election = _build_election(settings, credentials, self._api)
+        # A connection of its own: the lease is never renewed late because other requests wait for theirs.
+        self._lease_api = ApiConnection(credentials)
+        self._election = _build_election(settings, credentials, self._lease_api)
         self._fenced = ApiConnection(credentials, may_write=self._is_leading)
         self._cache = ObjectCache()
         self._objects = KubernetesObjects(self._fenced, self._cache, self._clock)
@@ -164,8 +166,8 @@ class Operator:
         await self._metrics.close()
         if self._registry is not None:
             await self._registry.close()
-        await self._fenced.close()
-        await self._api.close()
+        for connection in (self._fenced, self._api, self._lease_api):
+            await connection.close()
 
 
 def _build_election(settings: Settings, credentials: Credentials, api: ApiConnection) -> LeaderElection | None:

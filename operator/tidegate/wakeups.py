@@ -48,7 +48,8 @@ class Wakeups:
         concerned = {key} if key.kind in RECONCILED else set()
         for state in (before, after):
             concerned |= _owner(key, state)
-        concerned |= self._referrers.get(key, set())
+        if key.kind != MODEL_VERSION or _but_its_users(before) != _but_its_users(after):
+            concerned |= self._referrers.get(key, set())
         if key.kind == ROUTE:
             concerned |= self._referrers.get(Key(DEPLOYMENT, key.namespace, key.name), set())
         if key.kind == ABTEST:
@@ -115,6 +116,15 @@ def _of_training(spec: Mapping[str, Any], status: Mapping[str, Any]) -> Named:
     yield MODEL_VERSION, spec.get("baseModelVersion")
     yield MODEL_VERSION, status.get("modelVersion")
     yield DEPLOYMENT, ((spec.get("output") or {}).get("deploy") or {}).get("name")
+
+
+def _but_its_users(version: Manifest | None) -> object:
+    """Return a ModelVersion without who serves it: a thousand Deployments of one version do not wake each other."""
+    if version is None:
+        return None
+    status = {name: value for name, value in (version.get("status") or {}).items() if name != "servedBy"}
+    metadata = version["metadata"]
+    return status, version.get("spec"), [metadata.get(name) for name in ("uid", "annotations", "deletionTimestamp")]
 
 
 def _served(manifest: Manifest | None) -> object:

@@ -138,7 +138,11 @@ async def test_users_come_and_go() -> None:
         simulation.world.put(manifest)
     await simulation.validate()
     users = [(each["deployment"], each["role"], each["percent"]) for each in status_of(simulation)["servedBy"]]
-    assert users == [("connect4", "Stable", 100), ("other", "Canary", 5), ("third", "Variant", 25)]
+    assert users == [("connect4", "Stable", 100), ("third", "Variant", 25), ("other", "Canary", 5)]
+    for number in range(20):
+        simulation.world.put(deployment_manifest(name, name, f"more-{number}"))
+    await simulation.validate()
+    assert len(status_of(simulation)["servedBy"]) == 16, "a status is bounded"
     for each in list(simulation.world):
         if each.kind.name in ("Deployment", "Route"):
             simulation.world.remove(each)

@@ -64,9 +64,18 @@ def test_a_model_version_wakes_whoever_refers_to_it() -> None:
     assert world.put(MODEL_VERSION, "m-2") == {key(MODEL_VERSION, "m-2"), key(DEPLOYMENT, "d")}
     assert world.put(MODEL_VERSION, "m-3") == {key(MODEL_VERSION, "m-3"), key(ABTEST, "t")}
     world.put(DEPLOYMENT, "d", spec={"modelVersion": "m-2"}, status={"stable": {"modelVersion": "m-2"}})
-    assert world.put(MODEL_VERSION, "m-1", status={}) == {key(MODEL_VERSION, "m-1"), key(TRAINING_JOB, "j")}
+    assert world.put(MODEL_VERSION, "m-1", status={"phase": "Ready"}) == {key(MODEL_VERSION, "m-1"), key(TRAINING_JOB, "j")}
     world.remove(TRAINING_JOB, "j")
     assert world.remove(MODEL_VERSION, "m-1") == {key(MODEL_VERSION, "m-1")}
+
+
+def test_a_thousand_users_of_one_version_do_not_wake_each_other() -> None:
+    world = World()
+    world.put(DEPLOYMENT, "m", spec={"modelVersion": "v"})
+    world.put(MODEL_VERSION, "v", status={"phase": "Validating"})
+    assert world.put(MODEL_VERSION, "v", status={"phase": "Ready"}) >= {key(DEPLOYMENT, "m")}
+    served = [{"deployment": "other", "role": "Stable", "percent": 100}]
+    assert world.put(MODEL_VERSION, "v", status={"phase": "Ready", "servedBy": served}) == {key(MODEL_VERSION, "v")}
 
 
 def test_a_deployment_wakes_the_versions_that_it_serves_and_served_but_only_when_that_changes() -> None:

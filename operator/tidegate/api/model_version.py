@@ -268,7 +268,7 @@ class ModelVersionStatus(StatusModel):
     metrics: dict[str, float] = Field(default_factory=dict)
     """Metrics of the training and of the checks."""
     served_by: tuple[ServedBy, ...] = ()
-    """Who serves this version."""
+    """Who serves this version: at most 16, those with the largest shares."""
     registry_version: str | None = None
     """The version in the MLflow registry."""
     registry_stage: Stage | None = None

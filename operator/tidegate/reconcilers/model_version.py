@@ -43,6 +43,9 @@ from tidegate.reconcilers.pattern import Gone, read
 
 __all__ = ["ModelVersionReconciler"]
 
+MOST_USERS = 16
+"""How many users a ModelVersion lists: a status is bounded."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sight:
@@ -137,7 +140,8 @@ class ModelVersionReconciler:
         deployments = self._objects.list(DEPLOYMENT, namespace)
         routes = self._objects.list(ROUTE, namespace)
         users = [each for manifest in deployments for each in _read_deployment(manifest, name)]
-        return (*users, *(each for manifest in routes for each in _read_variants(manifest, name)))
+        users += [each for manifest in routes for each in _read_variants(manifest, name)]
+        return tuple(sorted(users, key=lambda user: -user.percent)[:MOST_USERS])
 
     # ---- act ---------------------------------------------------------------------------------------------------------
 
