@@ -72,7 +72,7 @@ def values(images: dict[str, str], volume: Path | None) -> dict[str, Any]:
         "operator": {
             "image": images["operator"],
             "images": {"trainer": images["trainer"], "modelAgent": images["model-agent"], "triton": images["triton"]},
-            "leaseSeconds": 3,
+            "leaseSeconds": 5,
         },
         "envoy": {"image": images["envoy"], "replicas": 1},
         "prometheus": {"image": images["prometheus"], "scrapeInterval": "1s", "retention": "6h"},

@@ -17,7 +17,7 @@ from tidegate.adapters.connection import ApiConnection
 from tidegate.adapters.credentials import Credentials, load_credentials
 from tidegate.adapters.events import KubernetesEvents
 from tidegate.adapters.kubernetes import KubernetesObjects, KubernetesTokenReviews, check_kinds
-from tidegate.adapters.lease import LeaderElection, LeaseTimes
+from tidegate.adapters.lease import LeaderElection, LeaseThread, LeaseTimes
 from tidegate.adapters.listing import Listing
 from tidegate.adapters.mlflow import MLflow
 from tidegate.adapters.progress import build_application
@@ -58,9 +58,7 @@ class Operator:
         self._settings = settings
         self._clock = SystemClock()
         self._api = ApiConnection(credentials)
-        # A connection of its own: the lease is never renewed late because other requests wait for theirs.
-        self._lease_api = ApiConnection(credentials)
-        self._election = _build_election(settings, credentials, self._lease_api)
+        self._election = _build_election(settings, credentials)
         self._fenced = ApiConnection(credentials, may_write=self._is_leading)
         self._cache = ObjectCache()
         self._objects = KubernetesObjects(self._fenced, self._cache, self._clock)
@@ -166,16 +164,20 @@ class Operator:
         await self._metrics.close()
         if self._registry is not None:
             await self._registry.close()
-        for connection in (self._fenced, self._api, self._lease_api):
-            await connection.close()
+        await self._fenced.close()
+        await self._api.close()
+        if self._election is not None:
+            await self._election.close()
 
 
-def _build_election(settings: Settings, credentials: Credentials, api: ApiConnection) -> LeaderElection | None:
+def _build_election(settings: Settings, credentials: Credentials) -> LeaseThread | None:
     if not settings.leader_election:
         return None
     seconds = settings.lease_seconds
     times = LeaseTimes(duration=seconds, renew_deadline=seconds * 2 / 3, retry=min(2.0, seconds / 5))
-    return LeaderElection(api, settings.namespace or credentials.namespace, LEASE, settings.identity, times)
+    api = ApiConnection(credentials)
+    namespace = settings.namespace or credentials.namespace
+    return LeaseThread(LeaderElection(api, namespace, LEASE, settings.identity, times), api)
 
 
 @contextlib.asynccontextmanager

@@ -2,13 +2,15 @@
 
 import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from time import sleep as blocking_sleep
 
 import pytest
 
 from tests.fakes.api import FakeApi, unavailable
-from tidegate.adapters.lease import LeaderElection, LeaseTimes
+from tidegate.adapters.lease import LeaderElection, LeaseThread, LeaseTimes
 from tidegate.errors import Unavailable
 
 PATH = "/apis/coordination.k8s.io/v1/namespaces/system/leases/tidegate"
@@ -170,3 +172,24 @@ async def test_never_two_leaders_whatever_fails(time: Time, seed: int) -> None:
     for task in tasks.values():
         task.cancel()
     await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+
+class ClosableApi(FakeApi):
+    async def close(self) -> None:
+        pass
+
+
+async def test_a_busy_event_loop_does_not_delay_the_renewals() -> None:
+    """With a thousand objects to list and reconcile, a lease of seconds was lost; it has a thread of its own."""
+    api = ClosableApi()
+    times = LeaseTimes(duration=0.5, renew_deadline=0.4, retry=0.02)
+    lease = LeaseThread(LeaderElection(api, "system", "tidegate", "a", times), api)  # type: ignore[arg-type]
+    await lease.acquire()
+    async with running(lease.hold()):
+        await asyncio.sleep(0)
+        blocking_sleep(1.5)  # the whole loop stands still for three times the lease
+        assert lease.is_leading()
+        await lease.release()
+        assert not lease.is_leading()
+    await lease.close()
+    assert not any(thread.name == "lease" for thread in threading.enumerate())

@@ -64,7 +64,10 @@ def test_a_model_version_wakes_whoever_refers_to_it() -> None:
     assert world.put(MODEL_VERSION, "m-2") == {key(MODEL_VERSION, "m-2"), key(DEPLOYMENT, "d")}
     assert world.put(MODEL_VERSION, "m-3") == {key(MODEL_VERSION, "m-3"), key(ABTEST, "t")}
     world.put(DEPLOYMENT, "d", spec={"modelVersion": "m-2"}, status={"stable": {"modelVersion": "m-2"}})
-    assert world.put(MODEL_VERSION, "m-1", status={"phase": "Ready"}) == {key(MODEL_VERSION, "m-1"), key(TRAINING_JOB, "j")}
+    assert world.put(MODEL_VERSION, "m-1", status={"phase": "Ready"}) == {
+        key(MODEL_VERSION, "m-1"),
+        key(TRAINING_JOB, "j"),
+    }
     world.remove(TRAINING_JOB, "j")
     assert world.remove(MODEL_VERSION, "m-1") == {key(MODEL_VERSION, "m-1")}
 

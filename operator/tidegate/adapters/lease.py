@@ -6,8 +6,9 @@ for its whole duration, by its own monotonic clock.
 
 import asyncio
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +18,7 @@ from tidegate.adapters.connection import ApiConnection
 from tidegate.errors import Conflict, TidegateError, Unavailable
 from tidegate.ports import Manifest
 
-__all__ = ["LeaderElection", "LeaseTimes"]
+__all__ = ["LeaderElection", "LeaseThread", "LeaseTimes"]
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +152,46 @@ class LeaderElection:
             "renewTime": now,
             "leaseTransitions": int(before.get("leaseTransitions") or 0) + (not ours),
         }
+
+
+class LeaseThread:
+    """Leader election in an event loop of its own: neither a long list nor a hundred reconciles delay a renewal."""
+
+    def __init__(self, election: LeaderElection, api: ApiConnection) -> None:
+        """Take over the election and the connection that nobody else uses."""
+        self._election = election
+        self._api = api
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="lease", daemon=True)
+
+    def is_leading(self) -> bool:
+        """Whether the lease is surely ours just now."""
+        return self._election.is_leading()
+
+    async def acquire(self) -> None:
+        """Return once this replica leads."""
+        if not self._thread.is_alive():
+            self._thread.start()
+        await self._there(self._election.acquire())
+
+    async def hold(self) -> None:
+        """Renew the lease until cancelled; raises Unavailable when that has failed for too long."""
+        await self._there(self._election.hold())
+
+    async def release(self) -> None:
+        """Let the lease go at once; best effort."""
+        await self._there(self._election.release())
+
+    async def close(self) -> None:
+        """Close the connection and end the thread."""
+        if self._thread.is_alive():
+            await self._there(self._api.close())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        self._loop.close()
+
+    async def _there(self, work: Coroutine[Any, Any, None]) -> None:
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
 
 def _now() -> str:

@@ -11,7 +11,8 @@ from tidegate.ports import WATCHED_KINDS, Kind, Manifest, is_child
 
 __all__ = ["Listing"]
 
-PAGE = 500
+PAGE = 100
+"""Objects per answer: a page of a megabyte is decoded in some ten milliseconds, so that nothing waits long."""
 FIRST_RESYNC = 15.0
 """Seconds from the first list to the second: an object may have gone before the watch began."""
 
