@@ -76,6 +76,12 @@ def make_world(*events: Event, **fields: object) -> World:
     return world
 
 
+COMPARED: dict[str, object] = {
+    "interval": "1s",
+    "metrics": [{"name": "errorRateVsStable", "compare": {"metric": "errorRate", "margin": 0.005, "min_samples": 300}}],
+}
+
+
 # Points to wait for
 
 
@@ -157,6 +163,20 @@ def freeze(proxy: int, *, frozen: bool) -> Callable[[World], None]:
         world.say(f"proxy: {world.proxies[proxy].name} {'does not answer' if frozen else 'answers'}")
 
     return do
+
+
+def fail_requests(name: str, share: float) -> Callable[[World], None]:
+    def do(world: World) -> None:
+        world.bad_rates[name] = share
+        world.say(f"metrics: {name} fails {share:.0%} of its requests")
+
+    return do
+
+
+def restart_operator(world: World) -> None:
+    """A new operator knows nothing but what is in the objects."""
+    world._seen, world._wake = None, world.now
+    world.say("operator: restarts")
 
 
 # The scenarios
@@ -494,4 +514,43 @@ def rejected_version_is_tried_again_after_another() -> World:
         Event(in_phase(DeploymentPhase.ROLLED_BACK), release("v3"), after=6),
         Event(settled_on("v3"), answer("v2", {})),
         Event(at_once, release("v2")),
+    )
+
+
+@scenario(60, "v1", DeploymentPhase.ROLLED_BACK, ("v1 Promoted", "v2 RolledBack"), seeds=50)
+def comparison_finds_a_worse_canary() -> World:
+    """Both fail, the canary more: no fixed bound tells, the comparison does."""
+    return make_world(
+        Event(settled_on("v1"), fail_requests("v1", 0.02)),
+        Event(at_once, release("v2")),
+        Event(at_step("v2", 1), fail_requests("v2", 0.1)),
+        analysis=COMPARED,
+    )
+
+
+@scenario(70, "v2", history=("v1 Promoted", "v2 Promoted"), seeds=50)
+def comparison_survives_outage_and_restart() -> World:
+    """What was not counted during the outage is counted afterwards, and nothing twice after the restart."""
+    return make_world(
+        Event(settled_on("v1"), fail_requests("v1", 0.02)),
+        Event(at_once, fail_requests("v2", 0.02)),
+        Event(at_once, release("v2")),
+        Event(at_step("v2", 0), source(down=True), after=1),
+        Event(holding, restart_operator, after=2),
+        Event(at_once, source(down=False), after=2),
+        Event(at_step("v2", 1), restart_operator, after=1),
+        analysis=COMPARED,
+    )
+
+
+@scenario(90, "v2", history=("v1 Promoted", "v2 Promoted"))
+def person_overrules_the_comparison() -> World:
+    """Evidence that a person has overruled is not held against the canary again; what comes after it is."""
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(at_step("v2", 0), fail_requests("v2", 0.2)),
+        Event(in_phase(DeploymentPhase.PAUSED), fail_requests("v2", 0.0), after=3),
+        Event(at_once, command("Promote"), after=1),
+        analysis=COMPARED,
+        rollback={"automatic": False, "drain_delay": "3s"},
     )

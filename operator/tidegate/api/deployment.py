@@ -30,6 +30,8 @@ __all__ = [
     "Canary",
     "Command",
     "CommandName",
+    "Compare",
+    "Comparison",
     "Decision",
     "Deployment",
     "DeploymentPhase",
@@ -182,13 +184,13 @@ class NoDataPolicy(StrEnum):
 _BUILT_IN = "(self.name in ['errorRate', 'latencyP50', 'latencyP95', 'latencyP99', 'requestRate'])"
 _METRIC_RULES = (
     rule(
-        "has(self.min) || has(self.max) || has(self.maxMilliseconds) || has(self.maxDrop)",
-        "a metric without a bound decides nothing; set min, max, maxMilliseconds or maxDrop",
+        "has(self.min) || has(self.max) || has(self.maxMilliseconds) || has(self.maxDrop) || has(self.compare)",
+        "a metric without a bound decides nothing; set min, max, maxMilliseconds, maxDrop or compare",
     ),
     rule(
-        f"{_BUILT_IN} || has(self.query) || (has(self.source) && self.source == 'Outcomes')",
+        f"{_BUILT_IN} || has(self.query) || has(self.compare) || (has(self.source) && self.source == 'Outcomes')",
         "no metric of this name is built in; use errorRate, latencyP50, latencyP95, latencyP99 or requestRate,"
-        " or set source: Outcomes or query",
+        " or set source: Outcomes, query or compare",
         field="name",
     ),
     rule(
@@ -207,7 +209,7 @@ _METRIC_RULES = (
         field="source",
     ),
     rule(
-        "!has(self.query) || !has(self.minSamples) || self.minSamples == 0",
+        "!has(self.query) || has(self.compare) || !has(self.minSamples) || self.minSamples == 0",
         "nobody knows how many samples are behind a query; remove minSamples",
         field="minSamples",
     ),
@@ -242,7 +244,47 @@ _METRIC_RULES = (
         "maxDrop is for metrics where more is better: source: Outcomes or query; remove it or set max",
         field="maxDrop",
     ),
+    *(
+        rule(
+            f"!has(self.compare) || !has(self.{name})",
+            f"{name} has no effect beside compare; write it as a metric of its own",
+            field=name,
+        )
+        for name in ("query", "min", "max", "maxMilliseconds", "maxDrop", "failAbove", "failBelow")
+    ),
+    rule(
+        "!has(self.compare) || !has(self.minSamples) || self.minSamples == 0",
+        "minSamples has no effect beside compare; write compare.minSamples",
+        field="minSamples",
+    ),
+    rule(
+        f"!has(self.compare) || !{_BUILT_IN}",
+        "this name is built in; give the comparison a name of its own, for example errorRateVsStable",
+        field="name",
+    ),
+    rule(
+        "!has(self.compare) || (has(self.source) && self.source == 'Outcomes')"
+        " != (self.compare.metric in ['errorRate', 'latencyP50', 'latencyP95', 'latencyP99'])",
+        "compare errorRate, latencyP50, latencyP95 or latencyP99, or, with source: Outcomes, an outcome of your own",
+        field="compare",
+    ),
 )
+
+
+class Compare(Model):
+    """A test of whether the canary is worse than the stable version: exact, and free to be looked at all the time."""
+
+    metric: MetricName
+    """errorRate, latencyP50, latencyP95, latencyP99; or, with source: Outcomes, the name of an outcome. Of a latency,
+    the share of requests beyond stable's own quantile is compared."""
+    test: Literal["Sequential"] = "Sequential"
+    """Sequential: looked at every interval, it still fails a good canary with probability alpha at most."""
+    alpha: Annotated[float, Field(gt=0, le=0.5)] = 0.01
+    """Probability, over the whole release, that a canary is failed that is not worse by more than margin."""
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0
+    """How much worse the canary may be: an absolute difference of shares from 0 to 1."""
+    min_samples: Annotated[int, Field(ge=1)] = 100
+    """Before both versions have so many requests (outcomes), there is no verdict."""
 
 
 class MetricSpec(Model):
@@ -269,6 +311,8 @@ class MetricSpec(Model):
     """The value fails only above this; between max and failAbove it is Inconclusive."""
     max_drop: Annotated[float, Field(ge=0)] | None = None
     """The value may be at most this much below that of the stable version over the same time."""
+    compare: Compare | None = None
+    """Instead of bounds: a statistical test against the stable version, on all counts since the release began."""
     min_samples: Annotated[int, Field(ge=0)] = 0
     """Fewer samples (requests, outcomes) are Inconclusive."""
     no_data: NoDataPolicy = NoDataPolicy.HOLD
@@ -331,6 +375,15 @@ class Rollback(Model):
 
 class DeploymentSpec(Model):
     """Which version to serve, how, and how to get there."""
+
+    model_config = ruled(
+        rule(
+            "!has(self.strategy) || self.strategy.type != 'Immediate' || !has(self.analysis)"
+            " || !has(self.analysis.metrics) || !self.analysis.metrics.exists(m, has(m.compare))",
+            "compare needs both versions to get traffic, and Immediate leaves none to the stable one; set max or min",
+            field="analysis",
+        ),
+    )
 
     model_version: ObjectName
     """The ModelVersion to serve; the only field to change for a release."""
@@ -490,6 +543,31 @@ class ActiveCanary(StatusModel):
     """Set once its traffic goes back to the stable version."""
 
 
+class Comparison(StatusModel):
+    """What was counted of both versions since the release began, and what it says against the canary."""
+
+    question: str
+    """What is compared; with another question the evidence begins anew."""
+    until: Timestamp
+    """Everything up to here is counted, once."""
+    canary_samples: int = 0
+    """Requests (outcomes) of the canary."""
+    canary_bad: int = 0
+    """Bad ones of them: errors, slow answers, outcomes that were not positive."""
+    stable_samples: int = 0
+    """Requests (outcomes) of the stable version."""
+    stable_bad: int = 0
+    """Bad ones of them."""
+    bound_milliseconds: float | None = None
+    """An answer slower than this is a slow one; stable's own quantile when the release began."""
+    e_value: float = 1
+    """Evidence that the canary is worse by more than margin; at 1 / alpha it fails."""
+    bets: tuple[float, ...] = ()
+    """Where the test's capital lies; the next look goes on from here."""
+    looks: int = 0
+    """Looks that counted something."""
+
+
 class MetricResult(StatusModel):
     """The last measurement of one metric and its counters."""
 
@@ -503,6 +581,8 @@ class MetricResult(StatusModel):
     """The value of the stable version, where it is compared."""
     samples: int | None = None
     """Requests or outcomes behind the value."""
+    comparison: Comparison | None = None
+    """Counts and evidence of a compare metric."""
     message: str = ""
     """Value and bound in words."""
     at: Timestamp | None = None

@@ -241,4 +241,5 @@ def _is_time_over(s: Situation) -> bool:
 
 def _summary(result: MetricResult) -> str:
     value = "" if result.value is None else f"{result.value:.6g} "
-    return f"{value}{result.verdict.value}"
+    evidence = f", e-value {result.comparison.e_value:.4g}" if result.comparison else ""
+    return f"{value}{result.verdict.value}{evidence}"
