@@ -175,7 +175,7 @@ BAD: list[tuple[str, str, Any, str, str]] = [
         "less than or equal to 4096",
     ),
     # Deployment: its strategy
-    ("Deployment", "spec.strategy", {"type": "Yolo"}, "spec.strategy.type", 'supported values: "Canary", "Immediate"'),
+    ("Deployment", "spec.strategy", {"type": "Yolo"}, "spec.strategy.type", 'supported values: "Canary", "Gradual"'),
     (
         "Deployment",
         "spec.strategy",
@@ -189,6 +189,34 @@ BAD: list[tuple[str, str, Any, str, str]] = [
         {"immediate": {"bake": "1m"}},
         "spec.strategy.immediate",
         "remove it or set type: Immediate",
+    ),
+    (
+        "Deployment",
+        "spec.strategy",
+        {"gradual": {"duration": "1h"}},
+        "spec.strategy.gradual",
+        "remove it or set type: Gradual",
+    ),
+    (
+        "Deployment",
+        "spec.strategy",
+        {"type": "Gradual", "gradual": {"duration": "30s"}},
+        "spec.strategy.gradual.tick",
+        "lower tick or raise duration",
+    ),
+    (
+        "Deployment",
+        "spec.strategy",
+        {"type": "Gradual", "gradual": {"duration": "24h"}},
+        "spec.strategy.gradual.tick",
+        "more than 1000 ticks; raise tick",
+    ),
+    (
+        "Deployment",
+        "spec.strategy",
+        {"type": "Gradual", "gradual": {"tick": "0s"}},
+        "spec.strategy.gradual.tick",
+        "write a duration from 1s to 24h",
     ),
     (
         "Deployment",

@@ -554,3 +554,49 @@ def person_overrules_the_comparison() -> World:
         analysis=COMPARED,
         rollback={"automatic": False, "drain_delay": "3s"},
     )
+
+
+GRADUAL: dict[str, object] = {"type": "Gradual", "gradual": {"duration": "20s", "tick": "2s"}}
+
+
+def pause_between(before: int, after: int) -> tuple[Event, ...]:
+    """Pause the release at a step, for some seconds."""
+    return (
+        Event(at_step("v2", before), lambda world: world.change(paused=True)),
+        Event(at_once, lambda world: world.change(paused=False), after=after),
+    )
+
+
+@scenario(120, "v2", history=("v1 Promoted", "v2 Promoted"), seeds=50)
+def gradual_held_by_everything() -> World:
+    """A pause, an outage of the metric source and a silent proxy hold the ramp; it never catches up in one jump."""
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        *pause_between(1, 9),
+        Event(at_step("v2", 3), source(down=True)),
+        Event(holding, source(down=False), after=8),
+        Event(at_step("v2", 5), freeze(1, frozen=True)),
+        Event(at_once, freeze(1, frozen=False), after=12),
+        strategy=GRADUAL,
+        progress_deadline="60s",
+    )
+
+
+@scenario(80, "v1", DeploymentPhase.ROLLED_BACK, ("v1 Promoted", "v2 RolledBack"), seeds=20)
+def gradual_rolls_back() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(at_step("v2", 4), answer("v2", BAD)),
+        strategy=GRADUAL,
+    )
+
+
+@scenario(80, "v2", history=("v1 Promoted", "v2 Promoted"))
+def gradual_slows_down_under_way() -> World:
+    """Other ticks begin the ramp anew, with the same pods."""
+    slower = {"type": "Gradual", "gradual": {"duration": "12s", "tick": "3s", "bake": "3s"}}
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(at_step("v2", 3), lambda world: world.change(strategy=slower)),
+        strategy=GRADUAL,
+    )

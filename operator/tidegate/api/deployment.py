@@ -38,6 +38,7 @@ __all__ = [
     "DeploymentSpec",
     "DeploymentStatus",
     "Draining",
+    "Gradual",
     "HistoryEntry",
     "Immediate",
     "MetricResult",
@@ -135,6 +136,30 @@ class Canary(Model):
     """How long the analysis watches on after 100 %, with the former version ready to take over."""
 
 
+class Gradual(Model):
+    """Moves the traffic in many small steps of equal time and equal share."""
+
+    model_config = ruled(
+        rule(
+            "duration(self.tick) <= duration(self.duration)",
+            "tick is longer than duration; lower tick or raise duration",
+            field="tick",
+        ),
+        rule(
+            "duration(self.duration).getSeconds() <= 1000 * duration(self.tick).getSeconds()",
+            "more than 1000 ticks; raise tick or lower duration",
+            field="tick",
+        ),
+    )
+
+    duration: Annotated[Duration, Between("1s", "720h")] = Field(default="2h", validate_default=True)
+    """Time from the first share to the end of the ramp; time that the release is held does not count."""
+    tick: Annotated[Duration, Between("1s", "24h")] = Field(default="1m", validate_default=True)
+    """How long each share is held under analysis; it grows by 100 % × tick / duration each time."""
+    bake: Annotated[Duration, Between("0s", "720h")] = Field(default="0s", validate_default=True)
+    """How long the analysis watches on after the ramp, with the former version ready to take over."""
+
+
 class Immediate(Model):
     """One switch, then a time of watching."""
 
@@ -146,6 +171,7 @@ class StrategyType(StrEnum):
     """How traffic moves to a new version."""
 
     CANARY = "Canary"
+    GRADUAL = "Gradual"
     IMMEDIATE = "Immediate"
 
 
@@ -159,6 +185,11 @@ class Strategy(Model):
             field="canary",
         ),
         rule(
+            "!has(self.gradual) || self.type == 'Gradual'",
+            "gradual has no effect with another type; remove it or set type: Gradual",
+            field="gradual",
+        ),
+        rule(
             "!has(self.immediate) || self.type == 'Immediate'",
             "immediate has no effect with another type; remove it or set type: Immediate",
             field="immediate",
@@ -166,9 +197,11 @@ class Strategy(Model):
     )
 
     type: StrategyType = StrategyType.CANARY
-    """Canary moves in steps; Immediate switches once and watches."""
+    """Canary moves in steps; Gradual grows evenly with time; Immediate switches once and watches."""
     canary: Canary = Field(default=Canary(), json_schema_extra=MODEL_DEFAULT)
     """Settings of Canary."""
+    gradual: Gradual = Field(default=Gradual(), json_schema_extra=MODEL_DEFAULT)
+    """Settings of Gradual."""
     immediate: Immediate = Field(default=Immediate(), json_schema_extra=MODEL_DEFAULT)
     """Settings of Immediate."""
 
