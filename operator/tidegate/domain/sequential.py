@@ -10,15 +10,15 @@ all looks together (Ville's inequality), so ``e_value >= 1 / alpha`` at any look
 The bet on one block that expects the rates b (canary) and a (stable) pays the likelihood ratio of (b, a) to the point
 (b0, a0) of the null hypothesis that is nearest to it in the Kullback-Leibler divergence of the whole block: Turner,
 Ly, Grünwald: *Generic E-variables for exact sequential k-sample tests that allow for optional stopping*, J. Statistical
-Planning and Inference 230 (2024), section 2; with a margin: Turner, Grünwald: *Exact anytime-valid confidence intervals
-for contingency tables and beyond*, Statistics & Probability Letters 198 (2023), section 3 (a convex null hypothesis).
+Planning and Inference 230 (2024); with a margin: Turner, Grünwald: *Exact anytime-valid confidence intervals
+for contingency tables and beyond*, Statistics & Probability Letters 198 (2023).
 Why its mean is at most 1: for rates (p, q) in the null hypothesis it is ``(1 + x)^n_b (1 + y)^n_a`` with ``x = (p - b0)
 (b - b0) / (b0 (1 - b0))`` and y alike, at most ``exp(n_b x + n_a y)``, and at the nearest point of a convex set that
 exponent is at most 0. Nothing here is asymptotic: it holds with three requests and an error rate of 0, too.
 
 What to bet on is learnt from former blocks alone. The capital lies on cash and on several bets; before each block a
-small part is spread anew (fixed share: Herbster, Warmuth: *Tracking the best expert*, Machine Learning 32 (1998),
-section 4), so that a canary that turns bad late is found nearly as fast as one that always was.
+small part is spread anew (fixed share: Herbster, Warmuth: *Tracking the best expert*, Machine Learning 32
+(1998)), so that a canary that turns bad late is found nearly as fast as one that always was.
 """
 
 import math
