@@ -1,9 +1,10 @@
 """The steps of a release, derived from the spec."""
 
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tidegate.api.deployment import DeploymentSpec
@@ -45,6 +46,25 @@ def test_immediate_has_one_step_and_its_own_bake() -> None:
     assert percents(immediate) == [100]
     assert bake_time(immediate, fast=False) == timedelta(minutes=3)
     assert bake_time(immediate, fast=True) == timedelta()
+
+
+@given(st.integers(1, 7200), st.integers(1, 600))
+def test_a_gradual_release_grows_evenly_for_its_duration(duration: int, tick: int) -> None:
+    assume(tick <= duration <= 1000 * tick)
+    made = release_steps(spec(type="Gradual", gradual={"duration": f"{duration}s", "tick": f"{tick}s"}))
+    shares = [0.0, *(step.percent for step in made)]
+    growth = [later - earlier for earlier, later in pairwise(shares)]
+    assert shares[-1] == 100
+    assert max(growth) - min(growth) < 0.001
+    assert {step.hold for step in made} == {timedelta(seconds=tick)}
+    assert timedelta() <= len(made) * timedelta(seconds=tick) - timedelta(seconds=duration) < timedelta(seconds=tick)
+
+
+def test_the_example_of_a_gradual_release_has_120_ticks() -> None:
+    gradual = spec(type="Gradual", gradual={"duration": "2h", "tick": "1m", "bake": "5m"})
+    assert len(release_steps(gradual)) == 120
+    assert percents(gradual)[59] == 50
+    assert bake_time(gradual, fast=False) == timedelta(minutes=5)
 
 
 @given(st.floats(0.1, 100), st.floats(0.1, 100))

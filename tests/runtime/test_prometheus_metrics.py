@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,7 +13,8 @@ from aiohttp.test_utils import TestServer
 
 from tidegate.adapters.prometheus import PrometheusMetrics
 from tidegate.api.deployment import MetricSpec
-from tidegate.domain.release import Measurement, Query, VersionID
+from tidegate.domain.release import Counted, Measurement, Query, VersionID
+from tidegate.domain.statistics import Proportion
 
 END = datetime(2026, 1, 1, 12, tzinfo=UTC)
 WINDOW = timedelta(seconds=10)
@@ -56,8 +58,16 @@ async def prometheus() -> AsyncIterator[Prometheus]:
     await server.close()
 
 
-def query(name: str, *, compare: bool = False, window: timedelta = WINDOW, **fields: Any) -> Query:
-    return Query(MetricSpec(name=name, **fields), CANARY, STABLE if compare else None, END - window, END)
+def query(
+    name: str,
+    *,
+    compare: bool = False,
+    window: timedelta = WINDOW,
+    compared: dict[str, Any] | None = None,
+    **fields: Any,
+) -> Query:
+    spec = MetricSpec.model_validate({"name": name, "compare": compared} | fields)
+    return Query(spec, CANARY, STABLE if compare else None, END - window, END)
 
 
 def matrix(*series: tuple[dict[str, str], float]) -> dict[str, Any]:
@@ -131,6 +141,59 @@ async def test_outcomes(prometheus: Prometheus) -> None:
     expected = Measurement(value=pytest.approx(0.9), stable_value=pytest.approx(0.9), samples=200)
     assert found["accuracy"] == expected
     assert len(prometheus.queries) == 2
+
+
+async def test_a_comparison_counts_errors_of_both_versions(prometheus: Prometheus) -> None:
+    prometheus.answer = lambda _: matrix((code(CANARY, "2"), 90), (code(CANARY, "5"), 10), (code(STABLE, "2"), 200))
+    asked = query("errorRateVsStable", compare=True, compared={"metric": "errorRate"})
+    found = await prometheus.ask(asked)
+    assert found["errorRateVsStable"] == Measurement(counted=Counted(Proportion(100, 10), Proportion(200, 0)))
+
+
+async def test_a_comparison_counts_across_a_reset_and_a_birth(prometheus: Prometheus) -> None:
+    """The canary's proxy restarts after 4 of 10 seconds, and its first error makes a new series."""
+    end = END.timestamp()
+    restarted = [[end - 70 + n, str(1000 + n if n <= 64 else n - 65)] for n in range(71)]
+    born = [[end - 2 + n, str(3 + n)] for n in range(3)]
+    steady = [[end - 70 + n, str(20 * n)] for n in range(71)]
+    series = ((code(CANARY, "2"), restarted), (code(CANARY, "5"), born), (code(STABLE, "2"), steady))
+    prometheus.answer = lambda _: {
+        "resultType": "matrix",
+        "result": [{"metric": each, "values": values} for each, values in series],
+    }
+    found = await prometheus.ask(query("vs", compare=True, compared={"metric": "errorRate"}))
+    assert found["vs"].counted == Counted(Proportion(4 + 5 + 5, 5), Proportion(200, 0))
+
+
+async def test_a_comparison_of_outcomes_counts_what_was_not_positive(prometheus: Prometheus) -> None:
+    def answer(promql: str) -> Any:
+        assert 'metric="win"' in promql
+        share = 0.9 if "positive" in promql else 1
+        return matrix((labels(CANARY), 200 * share), (labels(STABLE), 100 * share))
+
+    prometheus.answer = answer
+    found = await prometheus.ask(query("winVsStable", source="Outcomes", compare=True, compared={"metric": "win"}))
+    assert found["winVsStable"].counted == Counted(Proportion(200, 20), Proportion(100, 10))
+
+
+async def test_a_comparison_of_latencies_counts_beyond_the_bound_at_stables_quantile(prometheus: Prometheus) -> None:
+    buckets = {CANARY: (10, 80, 98, 100), STABLE: (900, 985, 999, 1000)}
+    bounds = ("1", "5", "10", "+Inf")
+    prometheus.answer = lambda _: matrix(
+        *((labels(each, le=le), n) for each, counts in buckets.items() for le, n in zip(bounds, counts, strict=True))
+    )
+    asked = query("p99VsStable", compare=True, compared={"metric": "latencyP99"})
+    found = await prometheus.ask(asked)
+    assert found["p99VsStable"].counted == Counted(Proportion(100, 2), Proportion(1000, 1), 10.0)
+    found = await prometheus.ask(replace(asked, bound=5.0))
+    assert found["p99VsStable"].counted == Counted(Proportion(100, 20), Proportion(1000, 15), 5.0)
+
+
+async def test_a_comparison_without_one_of_the_two_has_no_data(prometheus: Prometheus) -> None:
+    prometheus.answer = lambda _: matrix((code(CANARY, "2"), 90))
+    asked = [query(f"{name}VsStable", compare=True, compared={"metric": name}) for name in ("errorRate", "latencyP95")]
+    found = await prometheus.ask(*asked)
+    assert set(found.values()) == {Measurement()}
 
 
 async def test_custom_queries_are_filled_in_and_compared(prometheus: Prometheus) -> None:

@@ -76,6 +76,12 @@ def make_world(*events: Event, **fields: object) -> World:
     return world
 
 
+COMPARED: dict[str, object] = {
+    "interval": "1s",
+    "metrics": [{"name": "errorRateVsStable", "compare": {"metric": "errorRate", "margin": 0.005, "min_samples": 300}}],
+}
+
+
 # Points to wait for
 
 
@@ -157,6 +163,20 @@ def freeze(proxy: int, *, frozen: bool) -> Callable[[World], None]:
         world.say(f"proxy: {world.proxies[proxy].name} {'does not answer' if frozen else 'answers'}")
 
     return do
+
+
+def fail_requests(name: str, share: float) -> Callable[[World], None]:
+    def do(world: World) -> None:
+        world.bad_rates[name] = share
+        world.say(f"metrics: {name} fails {share:.0%} of its requests")
+
+    return do
+
+
+def restart_operator(world: World) -> None:
+    """A new operator knows nothing but what is in the objects."""
+    world._seen, world._wake = None, world.now
+    world.say("operator: restarts")
 
 
 # The scenarios
@@ -508,4 +528,89 @@ def rejected_version_is_tried_again_after_another() -> World:
         Event(in_phase(DeploymentPhase.ROLLED_BACK), release("v3"), after=6),
         Event(settled_on("v3"), answer("v2", {})),
         Event(at_once, release("v2")),
+    )
+
+
+@scenario(60, "v1", DeploymentPhase.ROLLED_BACK, ("v1 Promoted", "v2 RolledBack"), seeds=50)
+def comparison_finds_a_worse_canary() -> World:
+    """Both fail, the canary more: no fixed bound tells, the comparison does."""
+    return make_world(
+        Event(settled_on("v1"), fail_requests("v1", 0.02)),
+        Event(at_once, release("v2")),
+        Event(at_step("v2", 1), fail_requests("v2", 0.1)),
+        analysis=COMPARED,
+    )
+
+
+@scenario(70, "v2", history=("v1 Promoted", "v2 Promoted"), seeds=50)
+def comparison_survives_outage_and_restart() -> World:
+    """What was not counted during the outage is counted afterwards, and nothing twice after the restart."""
+    return make_world(
+        Event(settled_on("v1"), fail_requests("v1", 0.02)),
+        Event(at_once, fail_requests("v2", 0.02)),
+        Event(at_once, release("v2")),
+        Event(at_step("v2", 0), source(down=True), after=1),
+        Event(holding, restart_operator, after=2),
+        Event(at_once, source(down=False), after=2),
+        Event(at_step("v2", 1), restart_operator, after=1),
+        analysis=COMPARED,
+    )
+
+
+@scenario(90, "v2", history=("v1 Promoted", "v2 Promoted"))
+def person_overrules_the_comparison() -> World:
+    """Evidence that a person has overruled is not held against the canary again; what comes after it is."""
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(at_step("v2", 0), fail_requests("v2", 0.2)),
+        Event(in_phase(DeploymentPhase.PAUSED), fail_requests("v2", 0.0), after=3),
+        Event(at_once, command("Promote"), after=1),
+        analysis=COMPARED,
+        rollback={"automatic": False, "drain_delay": "3s"},
+    )
+
+
+GRADUAL: dict[str, object] = {"type": "Gradual", "gradual": {"duration": "20s", "tick": "2s"}}
+
+
+def pause_between(before: int, after: int) -> tuple[Event, ...]:
+    """Pause the release at a step, for some seconds."""
+    return (
+        Event(at_step("v2", before), lambda world: world.change(paused=True)),
+        Event(at_once, lambda world: world.change(paused=False), after=after),
+    )
+
+
+@scenario(120, "v2", history=("v1 Promoted", "v2 Promoted"), seeds=50)
+def gradual_held_by_everything() -> World:
+    """A pause, an outage of the metric source and a silent proxy hold the ramp; it never catches up in one jump."""
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        *pause_between(1, 9),
+        Event(at_step("v2", 3), source(down=True)),
+        Event(holding, source(down=False), after=8),
+        Event(at_step("v2", 5), freeze(1, frozen=True)),
+        Event(at_once, freeze(1, frozen=False), after=12),
+        strategy=GRADUAL,
+        progress_deadline="60s",
+    )
+
+
+@scenario(80, "v1", DeploymentPhase.ROLLED_BACK, ("v1 Promoted", "v2 RolledBack"), seeds=20)
+def gradual_rolls_back() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(at_step("v2", 4), answer("v2", BAD)),
+        strategy=GRADUAL,
+    )
+
+
+@scenario(80, "v2", history=("v1 Promoted", "v2 Promoted"))
+def gradual_slows_down_under_way() -> World:
+    """Other ticks begin the ramp anew, with the same pods."""
+    slower = {"type": "Gradual", "gradual": {"duration": "12s", "tick": "3s", "bake": "3s"}}
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(at_step("v2", 3), lambda world: world.change(strategy=slower)),
+        strategy=GRADUAL,
     )

@@ -20,6 +20,7 @@ from tidegate.domain.release import (
     ApplyWorkload,
     Backend,
     CommandRequest,
+    Counted,
     DeleteWorkload,
     Experiment,
     Measurement,
@@ -27,15 +28,19 @@ from tidegate.domain.release import (
     Observed,
     ObservedRoute,
     Plan,
+    Query,
     SetRoute,
     VersionID,
     Workload,
 )
 from tidegate.domain.rollout import measurements_due, plan_rollout
+from tidegate.domain.statistics import Proportion
 from tidegate.domain.steps import release_steps
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TICK = timedelta(seconds=1)
+REQUESTS = 400
+"""Requests per second, all versions together."""
 Act = ApplyWorkload | SetRoute | DeleteWorkload
 
 
@@ -88,6 +93,10 @@ class World:
     models: dict[str, tuple[ModelState, str]] = field(default_factory=dict)
     values: dict[str, dict[str, Measurement | None]] = field(default_factory=dict)
     """Answers of the metric source by version and metric; a metric that is not named there passes."""
+    bad_rates: dict[str, float] = field(default_factory=dict)
+    """Share of bad answers by version, as the proxies count them."""
+    counters: dict[datetime, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    """What the proxies had counted at each moment, by version: requests, and bad answers."""
     source_down: bool = False
     broken: set[str] = field(default_factory=set)
     """Versions whose pods never become ready."""
@@ -153,6 +162,23 @@ class World:
             for each in proxy.backends
             if self.ready(each.version) == 0 and each.percent > 0
         )
+
+        self._count_requests()
+
+    def _count_requests(self) -> None:
+        counted = dict(self.counters.get(self.now - TICK, {}))
+        for each in (backend for proxy in self.proxies for backend in proxy.backends):
+            name = each.version.model_version
+            samples, bad = counted.get(name, (0.0, 0.0))
+            more = REQUESTS * each.percent / 100 / len(self.proxies)
+            counted[name] = (samples + more, bad + more * self.bad_rates.get(name, 0.0))
+        self.counters[self.now] = counted
+
+    def count(self, name: str, start: datetime, end: datetime) -> Proportion:
+        """Return the bad answers of all between two moments."""
+        nothing = (0.0, 0.0)
+        before, after = (self.counters.get(at, {}).get(name, nothing) for at in (start, end))
+        return Proportion(int(after[0]) - int(before[0]), int(after[1]) - int(before[1]))
 
     def run_workloads(self) -> None:
         for pods in self.workloads.values():
@@ -228,10 +254,17 @@ class World:
             if self.source_down:
                 answers[name] = Measurement(error="connection refused")
                 continue
+            if query.metric.compare and query.stable:
+                answers[name] = self._count_both(query, query.stable)
+                continue
             found = self.values.get(query.version.model_version, {}).get(name, Measurement(0.0, samples=1000))
             stable = self.values.get(query.stable.model_version, {}).get(name) if query.stable else None
             answers[name] = replace(found or Measurement(), stable_value=stable.value if stable else None)
         return replace(observed, measurements=answers)
+
+    def _count_both(self, query: Query, stable: VersionID) -> Measurement:
+        both = (self.count(each.model_version, query.start, query.end) for each in (query.version, stable))
+        return Measurement(counted=Counted(*both))
 
     def is_awake(self) -> bool:
         return self.observe() != self._seen or (self._wake is not None and self.now >= self._wake)
@@ -266,6 +299,7 @@ class World:
 
     def record(self, plan: Plan) -> None:
         self.status = plan.status
+        self.check_evidence()
         if self.through_json:
             self.status = DeploymentStatus.model_validate_json(json.dumps(plan.status.to_json()))
             if self.status != plan.status:
@@ -324,6 +358,24 @@ class World:
             again = plan_rollout(self.spec, plan.status, self.observe(), self.now + timedelta(hours=5))
             if not again.idle or again.status != plan.status:
                 raise InvariantError("a settled object is not left alone")
+
+    def check_evidence(self) -> None:
+        """Every request since the first traffic is in the evidence once, whatever died and was lost meanwhile."""
+        canary, stable = self.status.canary, self.status.stable
+        if canary is None or stable is None or canary.first_traffic_at is None:
+            return
+        for result in self.status.analysis:
+            found = result.comparison
+            if found is None:
+                continue
+            evidence = (
+                Proportion(found.canary_samples, found.canary_bad),
+                Proportion(found.stable_samples, found.stable_bad),
+            )
+            names = (canary.model_version, stable.model_version)
+            truth = tuple(self.count(name, canary.first_traffic_at, found.until) for name in names)
+            if evidence != truth:
+                raise InvariantError(f"{result.name} has counted {evidence}, but the proxies {truth}")
 
     def check_confirmed(self, of: VersionID, percent: float) -> None:
         for proxy in self.proxies:

@@ -14,6 +14,7 @@ STRATEGIES: tuple[dict[str, object], ...] = (
     {"canary": {"initial_percent": 10, "increment_percent": 40, "interval": "2s"}},
     {"canary": {"initial_percent": 50, "increment_percent": 50, "interval": "2s", "bake": "3s"}},
     {"type": "Immediate", "immediate": {"bake": "2s"}},
+    {"type": "Gradual", "gradual": {"duration": "6s", "tick": "1s", "bake": "2s"}},
     steps("20", "2s", "60", "1s", "30", "2s"),
 )
 ANSWERS: tuple[dict[str, Measurement | None], ...] = ({}, {}, {}, BAD, EMPTY, BETWEEN)

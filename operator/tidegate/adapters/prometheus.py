@@ -15,9 +15,24 @@ from typing import Any
 
 import aiohttp
 
-from tidegate.domain.release import Measurement, Query
-from tidegate.domain.requests import GRPC_STATUSES, REQUESTS, measure_error_rate, measure_request_rate
-from tidegate.domain.series import Series, Window, measure_quantile, measure_share
+from tidegate.domain.release import Counted, Measurement, Query
+from tidegate.domain.requests import (
+    GRPC_STATUSES,
+    REQUESTS,
+    count_failures,
+    measure_error_rate,
+    measure_request_rate,
+)
+from tidegate.domain.series import (
+    Series,
+    Window,
+    choose_bound,
+    count_share,
+    count_slow,
+    measure_quantile,
+    measure_share,
+)
+from tidegate.domain.statistics import Proportion
 from tidegate.errors import Unavailable
 
 __all__ = ["PrometheusMetrics"]
@@ -95,14 +110,16 @@ class PrometheusMetrics:
             return self._custom
         if metric.source == "Outcomes":
             return self._outcomes
-        if metric.name in QUANTILES:
+        if _name(query) in QUANTILES:
             return self._latency
-        return {"errorRate": self._error_rate, "requestRate": self._request_rate}.get(metric.name)
+        return {"errorRate": self._error_rate, "requestRate": self._request_rate}.get(_name(query))
 
     # Built-in metrics
 
     async def _error_rate(self, look: Round, query: Query) -> Measurement:
         window = await self._requests(look)
+        if _is_counted(query):
+            return _count(query, lambda version: count_failures(window, version))
         return _compare(query, lambda version: measure_error_rate(window, version))
 
     async def _request_rate(self, look: Round, query: Query) -> Measurement:
@@ -111,12 +128,16 @@ class PrometheusMetrics:
 
     async def _latency(self, look: Round, query: Query) -> Measurement:
         window = await self._window(look, LATENCIES)
-        share = QUANTILES[query.metric.name]
+        share = QUANTILES[_name(query)]
+        if _is_counted(query):
+            return _count_slow(query, window, share)
         return _compare(query, lambda version: measure_quantile(window, version, share))
 
     async def _outcomes(self, look: Round, query: Query) -> Measurement:
-        label = f'metric="{query.metric.name}"'
+        label = f'metric="{_name(query)}"'
         total, positive = await asyncio.gather(self._window(look, OUTCOMES, label), self._window(look, POSITIVE, label))
+        if _is_counted(query):
+            return _count(query, lambda version: _invert(count_share(positive, total, version)))
         return _compare(query, lambda version: measure_share(positive, total, version))
 
     async def _custom(self, look: Round, query: Query) -> Measurement:
@@ -183,6 +204,36 @@ def _compare(query: Query, measure: Callable[[str], Measurement]) -> Measurement
     if query.stable is None:
         return measured
     return replace(measured, stable_value=measure(query.stable.model_version).value)
+
+
+def _name(query: Query) -> str:
+    """Return the name of what is measured: a comparison has one of its own."""
+    return query.metric.compare.metric if query.metric.compare else query.metric.name
+
+
+def _is_counted(query: Query) -> bool:
+    return query.metric.compare is not None and query.stable is not None
+
+
+def _count(query: Query, count: Callable[[str], Proportion | None], bound: float | None = None) -> Measurement:
+    """Count the bad ones of both versions; without both there is nothing to compare."""
+    canary = count(query.version.model_version)
+    stable = count(query.stable.model_version) if query.stable else None
+    return Measurement(counted=Counted(canary, stable, bound) if canary and stable else None)
+
+
+def _count_slow(query: Query, window: Window, share: float) -> Measurement:
+    bound = query.bound
+    if bound is None and query.stable is not None:
+        bound = choose_bound(window, query.stable.model_version, share)
+    if bound is None:
+        return Measurement()
+    return _count(query, lambda version: count_slow(window, version, bound), bound)
+
+
+def _invert(positive: Proportion | None) -> Proportion | None:
+    """Outcomes are good ones: the others are bad."""
+    return positive and Proportion(positive.samples, positive.samples - positive.positive)
 
 
 def _range(look: Round) -> str:

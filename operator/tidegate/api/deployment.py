@@ -30,12 +30,15 @@ __all__ = [
     "Canary",
     "Command",
     "CommandName",
+    "Compare",
+    "Comparison",
     "Decision",
     "Deployment",
     "DeploymentPhase",
     "DeploymentSpec",
     "DeploymentStatus",
     "Draining",
+    "Gradual",
     "HistoryEntry",
     "Immediate",
     "MetricResult",
@@ -133,6 +136,30 @@ class Canary(Model):
     """How long the analysis watches on after 100 %, with the former version ready to take over."""
 
 
+class Gradual(Model):
+    """Moves the traffic in many small steps of equal time and equal share."""
+
+    model_config = ruled(
+        rule(
+            "duration(self.tick) <= duration(self.duration)",
+            "tick is longer than duration; lower tick or raise duration",
+            field="tick",
+        ),
+        rule(
+            "duration(self.duration).getSeconds() <= 1000 * duration(self.tick).getSeconds()",
+            "more than 1000 ticks; raise tick or lower duration",
+            field="tick",
+        ),
+    )
+
+    duration: Annotated[Duration, Between("1s", "720h")] = Field(default="2h", validate_default=True)
+    """Time from the first share to the end of the ramp; time that the release is held does not count."""
+    tick: Annotated[Duration, Between("1s", "24h")] = Field(default="1m", validate_default=True)
+    """How long each share is held under analysis; it grows by 100 % × tick / duration each time."""
+    bake: Annotated[Duration, Between("0s", "720h")] = Field(default="0s", validate_default=True)
+    """How long the analysis watches on after the ramp, with the former version ready to take over."""
+
+
 class Immediate(Model):
     """One switch, then a time of watching."""
 
@@ -144,6 +171,7 @@ class StrategyType(StrEnum):
     """How traffic moves to a new version."""
 
     CANARY = "Canary"
+    GRADUAL = "Gradual"
     IMMEDIATE = "Immediate"
 
 
@@ -157,6 +185,11 @@ class Strategy(Model):
             field="canary",
         ),
         rule(
+            "!has(self.gradual) || self.type == 'Gradual'",
+            "gradual has no effect with another type; remove it or set type: Gradual",
+            field="gradual",
+        ),
+        rule(
             "!has(self.immediate) || self.type == 'Immediate'",
             "immediate has no effect with another type; remove it or set type: Immediate",
             field="immediate",
@@ -164,9 +197,11 @@ class Strategy(Model):
     )
 
     type: StrategyType = StrategyType.CANARY
-    """Canary moves in steps; Immediate switches once and watches."""
+    """Canary moves in steps; Gradual grows evenly with time; Immediate switches once and watches."""
     canary: Canary = Field(default=Canary(), json_schema_extra=MODEL_DEFAULT)
     """Settings of Canary."""
+    gradual: Gradual = Field(default=Gradual(), json_schema_extra=MODEL_DEFAULT)
+    """Settings of Gradual."""
     immediate: Immediate = Field(default=Immediate(), json_schema_extra=MODEL_DEFAULT)
     """Settings of Immediate."""
 
@@ -182,13 +217,13 @@ class NoDataPolicy(StrEnum):
 _BUILT_IN = "(self.name in ['errorRate', 'latencyP50', 'latencyP95', 'latencyP99', 'requestRate'])"
 _METRIC_RULES = (
     rule(
-        "has(self.min) || has(self.max) || has(self.maxMilliseconds) || has(self.maxDrop)",
-        "a metric without a bound decides nothing; set min, max, maxMilliseconds or maxDrop",
+        "has(self.min) || has(self.max) || has(self.maxMilliseconds) || has(self.maxDrop) || has(self.compare)",
+        "a metric without a bound decides nothing; set min, max, maxMilliseconds, maxDrop or compare",
     ),
     rule(
-        f"{_BUILT_IN} || has(self.query) || (has(self.source) && self.source == 'Outcomes')",
+        f"{_BUILT_IN} || has(self.query) || has(self.compare) || (has(self.source) && self.source == 'Outcomes')",
         "no metric of this name is built in; use errorRate, latencyP50, latencyP95, latencyP99 or requestRate,"
-        " or set source: Outcomes or query",
+        " or set source: Outcomes, query or compare",
         field="name",
     ),
     rule(
@@ -207,7 +242,7 @@ _METRIC_RULES = (
         field="source",
     ),
     rule(
-        "!has(self.query) || !has(self.minSamples) || self.minSamples == 0",
+        "!has(self.query) || has(self.compare) || !has(self.minSamples) || self.minSamples == 0",
         "nobody knows how many samples are behind a query; remove minSamples",
         field="minSamples",
     ),
@@ -242,7 +277,47 @@ _METRIC_RULES = (
         "maxDrop is for metrics where more is better: source: Outcomes or query; remove it or set max",
         field="maxDrop",
     ),
+    *(
+        rule(
+            f"!has(self.compare) || !has(self.{name})",
+            f"{name} has no effect beside compare; write it as a metric of its own",
+            field=name,
+        )
+        for name in ("query", "min", "max", "maxMilliseconds", "maxDrop", "failAbove", "failBelow")
+    ),
+    rule(
+        "!has(self.compare) || !has(self.minSamples) || self.minSamples == 0",
+        "minSamples has no effect beside compare; write compare.minSamples",
+        field="minSamples",
+    ),
+    rule(
+        f"!has(self.compare) || !{_BUILT_IN}",
+        "this name is built in; give the comparison a name of its own, for example errorRateVsStable",
+        field="name",
+    ),
+    rule(
+        "!has(self.compare) || (has(self.source) && self.source == 'Outcomes')"
+        " != (self.compare.metric in ['errorRate', 'latencyP50', 'latencyP95', 'latencyP99'])",
+        "compare errorRate, latencyP50, latencyP95 or latencyP99, or, with source: Outcomes, an outcome of your own",
+        field="compare",
+    ),
 )
+
+
+class Compare(Model):
+    """A test of whether the canary is worse than the stable version: exact, and free to be looked at all the time."""
+
+    metric: MetricName
+    """errorRate, latencyP50, latencyP95, latencyP99; or, with source: Outcomes, the name of an outcome. Of a latency,
+    the share of requests beyond stable's own quantile is compared."""
+    test: Literal["Sequential"] = "Sequential"
+    """Sequential: looked at every interval, it still fails a good canary with probability alpha at most."""
+    alpha: Annotated[float, Field(gt=0, le=0.5)] = 0.01
+    """Probability, over the whole release, that a canary is failed that is not worse by more than margin."""
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0
+    """How much worse the canary may be: an absolute difference of shares from 0 to 1."""
+    min_samples: Annotated[int, Field(ge=1)] = 100
+    """Before both versions have so many requests (outcomes), there is no verdict."""
 
 
 class MetricSpec(Model):
@@ -269,6 +344,8 @@ class MetricSpec(Model):
     """The value fails only above this; between max and failAbove it is Inconclusive."""
     max_drop: Annotated[float, Field(ge=0)] | None = None
     """The value may be at most this much below that of the stable version over the same time."""
+    compare: Compare | None = None
+    """Instead of bounds: a statistical test against the stable version, on all counts since the release began."""
     min_samples: Annotated[int, Field(ge=0)] = 0
     """Fewer samples (requests, outcomes) are Inconclusive."""
     no_data: NoDataPolicy = NoDataPolicy.HOLD
@@ -331,6 +408,15 @@ class Rollback(Model):
 
 class DeploymentSpec(Model):
     """Which version to serve, how, and how to get there."""
+
+    model_config = ruled(
+        rule(
+            "!has(self.strategy) || self.strategy.type != 'Immediate' || !has(self.analysis)"
+            " || !has(self.analysis.metrics) || !self.analysis.metrics.exists(m, has(m.compare))",
+            "compare needs both versions to get traffic, and Immediate leaves none to the stable one; set max or min",
+            field="analysis",
+        ),
+    )
 
     model_version: ObjectName
     """The ModelVersion to serve; the only field to change for a release."""
@@ -490,6 +576,31 @@ class ActiveCanary(StatusModel):
     """Set once its traffic goes back to the stable version."""
 
 
+class Comparison(StatusModel):
+    """What was counted of both versions since the release began, and what it says against the canary."""
+
+    question: str
+    """What is compared; with another question the evidence begins anew."""
+    until: Timestamp
+    """Everything up to here is counted, once."""
+    canary_samples: int = 0
+    """Requests (outcomes) of the canary."""
+    canary_bad: int = 0
+    """Bad ones of them: errors, slow answers, outcomes that were not positive."""
+    stable_samples: int = 0
+    """Requests (outcomes) of the stable version."""
+    stable_bad: int = 0
+    """Bad ones of them."""
+    bound_milliseconds: float | None = None
+    """An answer slower than this is a slow one; stable's own quantile when the release began."""
+    e_value: float = 1
+    """Evidence that the canary is worse by more than margin; at 1 / alpha it fails."""
+    bets: tuple[float, ...] = ()
+    """Where the test's capital lies; the next look goes on from here."""
+    looks: int = 0
+    """Looks that counted something."""
+
+
 class MetricResult(StatusModel):
     """The last measurement of one metric and its counters."""
 
@@ -503,6 +614,8 @@ class MetricResult(StatusModel):
     """The value of the stable version, where it is compared."""
     samples: int | None = None
     """Requests or outcomes behind the value."""
+    comparison: Comparison | None = None
+    """Counts and evidence of a compare metric."""
     message: str = ""
     """Value and bound in words."""
     at: Timestamp | None = None

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from tidegate.api.base import format_duration
-from tidegate.api.deployment import ActiveCanary, ActiveStable, MetricResult, Outcome
+from tidegate.api.deployment import ActiveCanary, ActiveStable, MetricResult, Outcome, StrategyType
 from tidegate.api.model_version import Role
 from tidegate.domain.analysis import Conclusion, Say
 from tidegate.domain.measuring import assess_gate
@@ -142,7 +142,8 @@ def _why_share(s: Situation) -> tuple[str, str]:
         return Reason.PODS_NOT_READY, "no traffic until its pods are ready again"
     if s.stable_id is None:
         return Reason.FIRST_RELEASE, "its pods are ready"
-    return Reason.STEP_STARTED, f"step {canary.step} of {canary.steps}"
+    is_tick = s.spec.strategy.type is StrategyType.GRADUAL and not s.is_fast
+    return Reason.RAMP_TICK if is_tick else Reason.STEP_STARTED, f"step {canary.step} of {canary.steps}"
 
 
 def confirm_step(s: Situation) -> Situation:
@@ -241,4 +242,5 @@ def _is_time_over(s: Situation) -> bool:
 
 def _summary(result: MetricResult) -> str:
     value = "" if result.value is None else f"{result.value:.6g} "
-    return f"{value}{result.verdict.value}"
+    evidence = f", e-value {result.comparison.e_value:.4g}" if result.comparison else ""
+    return f"{value}{result.verdict.value}{evidence}"

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from tidegate.api.deployment import MetricResult, MetricSpec, NoDataPolicy, Verdict
+from tidegate.api.deployment import Comparison, MetricResult, MetricSpec, NoDataPolicy, Verdict
 from tidegate.domain.reasons import Reason
 from tidegate.domain.release import Measurement
 
@@ -139,7 +139,12 @@ def _dropped(metric: MetricSpec, value: float, stable: float | None) -> Assessme
 
 
 def record_measurement(
-    metric: MetricSpec, before: MetricResult | None, measured: Measurement, assessed: Assessment, now: datetime
+    metric: MetricSpec,
+    before: MetricResult | None,
+    measured: Measurement,
+    assessed: Assessment,
+    now: datetime,
+    comparison: Comparison | None = None,
 ) -> MetricResult:
     """Return the result of a metric after one more measurement, its counters moved on.
 
@@ -155,6 +160,7 @@ def record_measurement(
         value=_finite(measured.value),
         stable_value=_finite(measured.stable_value),
         samples=measured.samples,
+        comparison=comparison,
         message=assessed.message,
         at=now,
         measurements=old.measurements + 1,
@@ -178,9 +184,15 @@ def conclude(metrics: Sequence[MetricSpec], results: Iterable[MetricResult]) -> 
 
 
 def forgive(results: Iterable[MetricResult]) -> tuple[MetricResult, ...]:
-    """Return the results with their limits unused again: a person has decided to go on."""
+    """Return the results with their limits unused again, and no evidence held against the canary: a person decided."""
     fresh = {"failures": 0, "consecutive_errors": 0, "consecutive_inconclusive": 0}
-    return tuple(result.model_copy(update=fresh) for result in results)
+    return tuple(
+        result.model_copy(update={**fresh, "comparison": _without_evidence(result.comparison)}) for result in results
+    )
+
+
+def _without_evidence(comparison: Comparison | None) -> Comparison | None:
+    return comparison and comparison.model_copy(update={"e_value": 1.0, "bets": (), "looks": 0})
 
 
 def _failed(metric: MetricSpec, result: MetricResult) -> Conclusion | None:
@@ -238,8 +250,20 @@ def _evidence(metric: MetricSpec, result: MetricResult) -> dict[str, str]:
         "stableValue": _number(result.stable_value),
         "samples": _number(result.samples),
         "failures": f"{result.failures} (limit {metric.failure_limit})",
+        **_counts(metric, result.comparison),
     }
     return {key: value for key, value in numbers.items() if value}
+
+
+def _counts(metric: MetricSpec, comparison: Comparison | None) -> dict[str, str]:
+    if comparison is None or metric.compare is None:
+        return {}
+    return {
+        "canary": f"{comparison.canary_bad} of {comparison.canary_samples}",
+        "stable": f"{comparison.stable_bad} of {comparison.stable_samples}",
+        "boundMilliseconds": _number(comparison.bound_milliseconds),
+        "eValue": f"{comparison.e_value:.4g} (limit {1 / metric.compare.alpha:.4g})",
+    }
 
 
 def _number(value: float | None) -> str:

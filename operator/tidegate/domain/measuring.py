@@ -1,9 +1,11 @@
 """When metrics are measured, and whether a step has the evidence to end."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
-from tidegate.api.deployment import MetricSpec
+from tidegate.api.deployment import MetricResult, MetricSpec
 from tidegate.domain.analysis import Conclusion, Say, assess_measurement, record_measurement
+from tidegate.domain.comparison import find_comparison, record_comparison
 from tidegate.domain.reasons import Reason
 from tidegate.domain.release import Query
 from tidegate.domain.situation import Situation, identify
@@ -41,13 +43,19 @@ def measure(s: Situation) -> Situation:
     for metric in s.spec.analysis.metrics:
         result = before.get(metric.name)
         if metric.name in taken:
-            measured = s.observed.measurements[metric.name]
-            comparable = taken[metric.name].stable is not None
-            assessed = assess_measurement(metric, measured, comparable=comparable)
-            result = record_measurement(metric, result, measured, assessed, s.now)
+            result = _record(s, result, taken[metric.name])
         if result is not None:
             results.append(result)
     return s.update(analysis=tuple(results), analysed_at=s.now)
+
+
+def _record(s: Situation, before: MetricResult | None, query: Query) -> MetricResult:
+    metric = query.metric
+    measured = s.observed.measurements[metric.name]
+    if metric.compare is not None:
+        return record_comparison(metric, before, query, measured, _window(s))
+    assessed = assess_measurement(metric, measured, comparable=query.stable is not None)
+    return record_measurement(metric, before, measured, assessed, s.now)
 
 
 def assess_gate(s: Situation, began: datetime) -> Conclusion:
@@ -74,16 +82,30 @@ def _is_required(s: Situation, metric: MetricSpec) -> bool:
 
 
 def _query(s: Situation, metric: MetricSpec) -> Query:
-    window = s.spec.analysis.window or s.spec.analysis.interval * WINDOW_INTERVALS
     stable = s.stable_id
-    compared = metric.max_drop is not None and stable is not None and s.live_share(stable) > 0
-    return Query(
+    wanted = metric.max_drop is not None or metric.compare is not None
+    compared = wanted and stable is not None and s.live_share(stable) > 0
+    query = Query(
         metric=metric,
         version=identify(s.canary),
         stable=stable if compared else None,
-        start=max(s.now - window, _first_traffic(s)),
+        start=max(s.now - _window(s), _first_traffic(s)),
         end=s.now,
     )
+    return _since_last_look(s, query) if metric.compare is not None and compared else query
+
+
+def _since_last_look(s: Situation, query: Query) -> Query:
+    """Return the query for everything that was not counted yet; at first, from the metric's delay on."""
+    before = next((each for each in s.status.analysis if each.name == query.metric.name), None)
+    last = find_comparison(query.metric, before)
+    if last is None:
+        return replace(query, start=_first_look(s, query.metric))
+    return replace(query, start=last.until, bound=last.bound_milliseconds)
+
+
+def _window(s: Situation) -> timedelta:
+    return s.spec.analysis.window or s.spec.analysis.interval * WINDOW_INTERVALS
 
 
 def _unmeasured_end(s: Situation) -> datetime | None:

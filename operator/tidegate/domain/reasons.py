@@ -42,6 +42,8 @@ class Reason(StrEnum):
     STATUS_LOST = "StatusLost"
 
     STEP_STARTED = "StepStarted"
+    RAMP_TICK = "RampTick"
+    """The share of a gradual release has grown by one tick."""
     STEP_PASSED = "StepPassed"
     STEPS_PASSED = "StepsPassed"
     STEPS_CHANGED = "StepsChanged"

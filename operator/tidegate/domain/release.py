@@ -25,11 +25,13 @@ from enum import StrEnum
 
 from tidegate.api.deployment import Decision, DeploymentStatus, MetricSpec
 from tidegate.api.model_version import ModelPhase, Role
+from tidegate.domain.statistics import Proportion
 
 __all__ = [
     "ApplyWorkload",
     "Backend",
     "CommandRequest",
+    "Counted",
     "DeleteWorkload",
     "Experiment",
     "Measurement",
@@ -137,6 +139,16 @@ class ObservedRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """Raw counts of both versions from the start to the end of one query: bad ones of all."""
+
+    canary: Proportion
+    stable: Proportion
+    bound: float | None = None
+    """Milliseconds beyond which an answer is slow: the query's, or stable's own quantile if it has none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """What the metric source answered for one metric. A dead source and an empty answer are two different things.
 
@@ -149,6 +161,8 @@ class Measurement:
     """Value of the stable version over the same time, where it was asked for."""
     samples: int | None = None
     """Requests or outcomes behind the value; None where the source cannot tell (custom queries)."""
+    counted: Counted | None = None
+    """Counts of both versions, for a compare metric; None: nobody counts one of the two."""
     error: str | None = None
     """The source could not be asked or refused to answer; never a verdict on the canary."""
 
@@ -163,8 +177,11 @@ class Query:
     stable: VersionID | None
     """The version to compare with: set only where the metric compares."""
     start: datetime
-    """Look back to here: the window, but never to before the canary's first traffic."""
+    """Look back to here: the window, but never to before the canary's first traffic; for a compare metric, to where the
+    last look ended, so that everything is counted once."""
     end: datetime
+    bound: float | None = None
+    """Milliseconds beyond which an answer is slow, once it is set."""
 
 
 @dataclass(frozen=True, slots=True)

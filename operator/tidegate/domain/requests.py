@@ -7,8 +7,9 @@ because no server could be reached or none answered in time, is a 5xx and a gRPC
 
 from tidegate.domain.release import Measurement
 from tidegate.domain.series import Series, Window, measure_rate, share_of
+from tidegate.domain.statistics import Proportion
 
-__all__ = ["GRPC_FAILURES", "GRPC_STATUSES", "REQUESTS", "measure_error_rate", "measure_request_rate"]
+__all__ = ["GRPC_FAILURES", "GRPC_STATUSES", "REQUESTS", "count_failures", "measure_error_rate", "measure_request_rate"]
 
 REQUESTS = "envoy_cluster_upstream_rq_xx"
 GRPC_STATUSES = "envoy_cluster_grpc"
@@ -26,6 +27,15 @@ def measure_error_rate(window: Window, version: str) -> Measurement:
     if not window.is_fresh(requests):
         return Measurement()
     return share_of(_count_failures(window, version), window.count(requests))
+
+
+def count_failures(window: Window, version: str) -> Proportion | None:
+    """Count a version's failures among its requests; None if nobody counts any more."""
+    requests = window.of(version, _is_request)
+    if not window.is_fresh(requests):
+        return None
+    samples = round(window.count(requests))
+    return Proportion(samples, min(round(_count_failures(window, version)), samples))
 
 
 def measure_request_rate(window: Window, version: str) -> Measurement:

@@ -19,11 +19,15 @@ from itertools import pairwise
 from statistics import median
 
 from tidegate.domain.release import Measurement
+from tidegate.domain.statistics import Proportion
 
 __all__ = [
     "Sample",
     "Series",
     "Window",
+    "choose_bound",
+    "count_share",
+    "count_slow",
     "increase",
     "measure_quantile",
     "measure_rate",
@@ -110,6 +114,37 @@ def share_of(part: float, whole: float) -> Measurement:
     if whole <= 0:
         return Measurement(samples=0)
     return Measurement(value=min(max(part / whole, 0.0), 1.0), samples=round(whole))
+
+
+def count_share(positive: Window, total: Window, version: str) -> Proportion | None:
+    """Count how many of everything that `total` counts are counted by `positive`.
+
+    None if nobody counts any more; nothing counted is an empty proportion.
+    """
+    everything = total.of(version)
+    if not total.is_fresh(everything):
+        return None
+    samples = round(total.count(everything))
+    return Proportion(samples, min(round(positive.count(positive.of(version))), samples))
+
+
+def count_slow(window: Window, version: str, bound: float) -> Proportion | None:
+    """Count how many answers took longer than `bound`, one of the histogram's, in milliseconds; None as above."""
+    series = window.of(version)
+    if not window.is_fresh(series):
+        return None
+    samples = round(window.count(_bucket(series, math.inf)))
+    return Proportion(samples, samples - min(round(window.count(_bucket(series, bound))), samples))
+
+
+def choose_bound(window: Window, version: str, share: float) -> float | None:
+    """Return the bound of the histogram that is nearest at or above a quantile; of the last, open bucket the lower one.
+
+    None without observations.
+    """
+    value = measure_quantile(window, version, share).value
+    bounds = {float(each.labels["le"]) for each in window.of(version) if "le" in each.labels}
+    return None if value is None else min((bound for bound in bounds if bound >= value), default=None)
 
 
 def measure_rate(window: Window, version: str, wanted: Callable[[Series], bool] = lambda _: True) -> Measurement:

@@ -88,7 +88,7 @@ class Situation:
             message=message,
             evidence=dict(evidence or {}),
         )
-        kept = (decision, *self.status.decisions)[:MAX_DECISIONS]
+        kept = _fold_ticks(decision, self.status.decisions)[:MAX_DECISIONS]
         return replace(self.update(decisions=kept), decisions=(*self.decisions, decision))
 
     def drain(self, version: VersionID, since: datetime | None) -> "Situation":
@@ -301,6 +301,14 @@ class Situation:
         """Tell whether it has waited for this at least so long."""
         waiting = self.status.waiting
         return waiting is not None and waiting.reason == reason and self.now - waiting.since >= limit
+
+
+def _fold_ticks(decision: Decision, before: tuple[Decision, ...]) -> tuple[Decision, ...]:
+    """Put a decision in front; a ramp stays one entry from its first share on, or its ticks would push out all else."""
+    last = before[0] if before else None
+    if last is None or not decision.reason == last.reason == Reason.RAMP_TICK:
+        return (decision, *before)
+    return (decision.model_copy(update={"from_": last.from_}), *before[1:])
 
 
 def _same(percent: float, other: float) -> bool:

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from datetime import timedelta
 
-from tidegate.api.deployment import Canary, DeploymentSpec, Step, StrategyType
+from tidegate.api.deployment import Canary, DeploymentSpec, Gradual, Step, StrategyType
 
 __all__ = ["FAST_STEPS", "ReleaseStep", "bake_time", "fingerprint", "pods_for", "release_steps"]
 
@@ -30,6 +30,8 @@ def release_steps(spec: DeploymentSpec) -> tuple[ReleaseStep, ...]:
     """Return the steps of a release; the last one is always 100 %, and what follows is the bake time."""
     if spec.strategy.type is StrategyType.IMMEDIATE:
         return FAST_STEPS
+    if spec.strategy.type is StrategyType.GRADUAL:
+        return _ticks(spec.strategy.gradual)
     canary = spec.strategy.canary
     steps = _explicit(canary.steps) if canary.steps else _ramp(canary)
     return steps if steps and steps[-1].percent == FULL else (*steps, ReleaseStep(FULL))
@@ -41,6 +43,8 @@ def bake_time(spec: DeploymentSpec, *, fast: bool) -> timedelta:
         return timedelta()
     if spec.strategy.type is StrategyType.IMMEDIATE:
         return spec.strategy.immediate.bake
+    if spec.strategy.type is StrategyType.GRADUAL:
+        return spec.strategy.gradual.bake
     return spec.strategy.canary.bake
 
 
@@ -53,6 +57,12 @@ def fingerprint(steps: tuple[ReleaseStep, ...]) -> str:
 def pods_for(percent: float, replicas: int) -> int:
     """Return the pods that a share of the traffic needs: its share of the replicas, at least one."""
     return max(1, math.ceil(round(replicas * percent / FULL, 6)))
+
+
+def _ticks(gradual: Gradual) -> tuple[ReleaseStep, ...]:
+    """Return equal shares held for equal times; the last one, 100 %, is held for a tick, too."""
+    ticks = math.ceil(gradual.duration / gradual.tick)
+    return tuple(ReleaseStep(round(FULL * k / ticks, 4), gradual.tick) for k in range(1, ticks + 1))
 
 
 def _ramp(canary: Canary) -> tuple[ReleaseStep, ...]:
