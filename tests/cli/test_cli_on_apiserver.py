@@ -1,6 +1,8 @@
 """The program against a real API server and the real operator: what it prints, and how it exits."""
 
 import json
+import os
+import pty
 import subprocess
 import sys
 import threading
@@ -20,6 +22,7 @@ from tests.runtime.test_operator_process import deployment, model_version, wait_
 pytestmark = pytest.mark.apiserver
 
 PAUSED_STEPS = {"type": "Canary", "canary": {"steps": [{"setPercent": 30}, {"pause": {}}]}}
+BEGINNING = "2026-01-01T00:00:00Z"
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ def test_a_field_that_somebody_else_keeps_is_named(cluster: Cluster, namespace: 
 
 def test_a_command_outlives_an_operator_that_is_away(cluster: Cluster, namespace: str, ann: Shell) -> None:
     deployment(cluster, namespace, "2.0.0")
-    canary = {"modelVersion": "connect4-2.0.0", "digest": "2" * 64, "startedAt": "2026-01-01T00:00:00Z", "step": 0}
+    canary = {"modelVersion": "connect4-2.0.0", "digest": "2" * 64, "startedAt": BEGINNING, "step": 0}
     stable = {"modelVersion": "connect4-1.0.0", "digest": "1" * 64}
     cluster.set_status(
         "deployments.tidegate.dev",
@@ -191,6 +194,27 @@ def test_a_command_outlives_an_operator_that_is_away(cluster: Cluster, namespace
     assert json.loads(live["metadata"]["annotations"]["tidegate.dev/command"])["command"] == "Abort"
     again = ann.run("abort", "connect4", "-n", namespace, "--timeout", "1s")
     assert "is replaced by this one" in again.stderr
+
+
+def test_a_terminal_gets_a_live_tree_in_colours(cluster: Cluster, namespace: str, ann: Shell) -> None:
+    deployment(cluster, namespace, "1.0.0")
+    stable = {"modelVersion": "connect4-1.0.0", "digest": "1" * 64, "percent": 100}
+    ready = {"type": "Ready", "status": "True", "reason": "Healthy", "message": "", "lastTransitionTime": BEGINNING}
+    status = {"observedGeneration": 1, "phase": "Healthy", "stable": stable, "conditions": [ready]}
+    cluster.set_status("deployments.tidegate.dev", "connect4", namespace, status)
+    arguments = ["status", "connect4", "-n", namespace, "--watch", "--wait", "--kubeconfig", str(ann.kubeconfig)]
+    ours, theirs = pty.openpty()
+    environment = {"PYTHONPATH": str(OPERATOR), "TERM": "xterm"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tidegate.cli", *arguments], env=environment, stdout=theirs, timeout=60, check=False
+    )
+    seen = os.read(ours, 100_000).decode()
+    for end in (ours, theirs):
+        os.close(end)
+    assert done.returncode == 0
+    assert "\x1b[32mHealthy\x1b[0m" in seen
+    assert "stable  connect4-1.0.0  100 %" in seen
+    assert "connect4 is healthy on connect4-1.0.0" in seen
 
 
 def test_what_is_not_there_is_said_with_what_is(cluster: Cluster, namespace: str, ann: Shell) -> None:

@@ -12,9 +12,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         from tidegate.cli import app
     except ModuleNotFoundError as error:
-        if error.name not in ("rich", "typer"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("rich", "typer"):
             raise
-        sys.exit(f"{error.name} is missing; install the commands with: pip install 'tidegate[cli]'")
+        sys.exit(f"{missing} is missing; in a checkout of Tidegate: pip install '.[cli]'")
     app.run(arguments)
 
 
