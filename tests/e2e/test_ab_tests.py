@@ -37,7 +37,7 @@ def ab_test(namespace: str, goal_direction: str = "Increase") -> Object:
 
 
 @pytest.mark.parametrize(
-    ("direction", "winner", "action"), [("Increase", "centre", "Adopt"), ("Decrease", None, "Keep")]
+    ("direction", "winner", "action"), [("Increase", "centre", "Adopt"), ("Decrease", "control", "Keep")]
 )
 def test_split_traffic_gives_a_verdict_and_is_given_back(
     kube: Kube,
@@ -45,7 +45,7 @@ def test_split_traffic_gives_a_verdict_and_is_given_back(
     store: dict[str, Stored],
     load: Callable[..., Load],
     direction: str,
-    winner: str | None,
+    winner: str,
     action: str,
 ) -> None:
     """A version that plays the centre against one that plays the edges; afterwards stable has everything again."""
