@@ -100,7 +100,7 @@ Named = Iterable[tuple[Kind, str | None]]
 
 def _of_deployment(spec: Mapping[str, Any], status: Mapping[str, Any]) -> Named:
     yield MODEL_VERSION, spec.get("modelVersion")
-    for place in ("stable", "canary", "experiment"):
+    for place in ("stable", "canary", "rollback", "experiment"):
         yield MODEL_VERSION, (status.get(place) or {}).get("modelVersion")
     for each in status.get("draining") or ():
         yield MODEL_VERSION, each.get("modelVersion")

@@ -153,6 +153,25 @@ def test_a_release_is_aborted_and_tried_again(cluster: Cluster, place: str, ann:
     assert ann.run("status", "connect4", "-n", place, "--wait", "--timeout", "1m").returncode == 0
 
 
+def test_a_person_goes_back_to_the_version_before(cluster: Cluster, place: str, ann: Shell) -> None:
+    released_up_to_the_pause(cluster, place)
+    useless = ann.run("rollback", "connect4", "-n", place)
+    assert (useless.returncode, "no other version was healthy" in useless.stderr) == (5, True)
+    assert ann.run("promote", "connect4", "--full", "-n", place).returncode == 0
+    assert ann.run("status", "connect4", "-n", place, "--wait", "--timeout", "1m").returncode == 0
+
+    unknown = ann.run("rollback", "connect4", "--to", "connect4-9.0.0", "-n", place)
+    assert unknown.returncode == 5
+    assert "connect4-9.0.0 is no former healthy version; there are connect4-1.0.0" in unknown.stdout + unknown.stderr
+    back = ann.run("rollback", "connect4", "-n", place)
+    assert (back.returncode, back.stdout) == (0, "Rollback: rolled back to connect4-1.0.0 by tidegate-admin\n")
+    ended = ann.run("status", "connect4", "-n", place, "--wait", "--timeout", "1m")
+    assert (ended.returncode, "RolledBack" in ended.stdout + ended.stderr) == (1, True)
+    status = cluster.status("connect4", place)
+    assert status["stable"]["modelVersion"] == "connect4-1.0.0"
+    assert [each["modelVersion"] for each in status["rejected"]] == ["connect4-2.0.0"]
+
+
 def test_a_release_is_paused_and_resumed(cluster: Cluster, place: str, ann: Shell) -> None:
     released_up_to_the_pause(cluster, place)
     paused = ann.run("pause", "connect4", "-n", place)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.cli import views
-from tests.cli.views import active, canary, healthy, rejected, releasing, retreat, rolled_back, view
+from tests.cli.views import active, canary, healthy, promoted, rejected, releasing, retreat, rolled_back, view
 from tidegate.api.deployment import CommandName
 from tidegate.cli.exits import ExitCode, Problem
 from tidegate.cli.verdicts import describe_missing_answer, find_answer, find_objection, judge_release
@@ -13,6 +13,9 @@ from tidegate.cli.view import View, read_view
 
 ON_ITS_WAY = releasing(canary=canary(retreat=retreat()), rejected=[rejected()])
 FIRST = view("PodsNotReady", canary=canary())
+BOTH = [promoted("m-1.1.0"), promoted("m-1.0.0")]
+SECOND = view("Healthy", stable=active("m-1.1.0", 100), history=BOTH)
+GONE_BACK = view("RolledBack", stable=active("m-1.0.0", 100), history=BOTH, rejected=[rejected(reason="Commanded")])
 
 
 @pytest.mark.parametrize(
@@ -38,32 +41,37 @@ def test_a_release_has_ended_only_for_the_spec_that_the_operator_saw(seen: View,
 
 NONE = "no release is under way"
 BACK = "back"
+NOWHERE = "no other version was healthy"
 TABLE = {
-    # situation: objections to Promote (and PromoteFully), Abort, Retry
-    "healthy": (healthy(), NONE, NONE, "not rejected"),
-    "releasing": (releasing(), None, None, "not rejected"),
-    "paused": (releasing(spec={"paused": True}), "paused", None, "not rejected"),
-    "on its way back": (ON_ITS_WAY, BACK, BACK, None),
-    "rolled back": (rolled_back(), NONE, NONE, None),
+    # situation: objections to Promote (and PromoteFully), Abort, Retry, Rollback
+    "healthy": (healthy(), NONE, NONE, "not rejected", NOWHERE),
+    "releasing": (releasing(), None, None, "not rejected", NOWHERE),
+    "paused": (releasing(spec={"paused": True}), "paused", None, "not rejected", NOWHERE),
+    "on its way back": (ON_ITS_WAY, BACK, BACK, None, NOWHERE),
+    "rolled back": (rolled_back(), NONE, NONE, None, NOWHERE),
     "rejection lifted": (
         view("Holding", stable=active("m-1.0.0", 100), rejected=[rejected(lifted=True)]),
         NONE,
         NONE,
         "not rejected",
+        NOWHERE,
     ),
-    "first release": (FIRST, None, "nothing to go back to", "not rejected"),
-    "spec not seen": (view("Healthy", stable=active("m-1.1.0", 100), observedGeneration=2), None, None, None),
+    "first release": (FIRST, None, "nothing to go back to", "not rejected", NOWHERE),
+    "second version": (SECOND, NONE, NONE, "not rejected", None),
+    "gone back to the first": (GONE_BACK, NONE, NONE, None, NOWHERE),
+    "spec not seen": (view("Healthy", stable=active("m-1.1.0", 100), observedGeneration=2), None, None, None, None),
 }
 
 
 @pytest.mark.parametrize("situation", TABLE)
 def test_which_commands_make_sense(situation: str) -> None:
-    seen, promotion, abort, retry = TABLE[situation]
+    seen, promotion, abort, retry, rollback = TABLE[situation]
     expected = {
         CommandName.PROMOTE: promotion,
         CommandName.PROMOTE_FULLY: promotion,
         CommandName.ABORT: abort,
         CommandName.RETRY: retry,
+        CommandName.ROLLBACK: rollback,
     }
     for command, part in expected.items():
         objection = find_objection(command, seen)
@@ -96,7 +104,7 @@ def test_what_became_of_command_seven(last: dict[str, str] | None, annotated: st
 def test_a_missing_answer_says_what_it_waits_for() -> None:
     unconfirmed = releasing(canary=canary(stepStartedAt=None))
     assert "proxies" in describe_missing_answer(CommandName.PROMOTE, unconfirmed)
-    assert "back on the stable version" in describe_missing_answer(CommandName.RETRY, ON_ITS_WAY)
+    assert "the way back has ended" in describe_missing_answer(CommandName.RETRY, ON_ITS_WAY)
     assert "is it running?" in describe_missing_answer(CommandName.ABORT, releasing())
 
 

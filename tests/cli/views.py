@@ -42,6 +42,10 @@ def rejected(**fields: Any) -> dict[str, Any]:
     return entry | {"message": "errorRate is 0.4"} | fields
 
 
+def promoted(name: str) -> dict[str, Any]:
+    return {"modelVersion": name, "digest": DIGESTS[name], "outcome": "Promoted", "reason": "Promoted", "at": ago(300)}
+
+
 def manifest(
     reason: str = "Healthy",
     *,

@@ -14,6 +14,13 @@ def test_a_complete_command() -> None:
     assert found is not None
     assert (found.id, found.command, found.by) == ("7", "Promote", "ada")
     assert found.at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert found.to == ""
+
+
+def test_a_rollback_names_its_version() -> None:
+    found = parse_command('{"command": "Rollback", "to": "m-1.0.0"}')
+    assert found is not None
+    assert found.to == "m-1.0.0"
 
 
 @pytest.mark.parametrize("text", [None, ""])

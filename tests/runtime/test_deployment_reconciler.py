@@ -15,7 +15,7 @@ from tests.runtime.release_world import (
     model_version,
 )
 from tidegate.domain.manifests import names
-from tidegate.domain.manifests.serving import SERVING_LABEL
+from tidegate.domain.manifests.serving import MODEL_VERSION_ANNOTATION, SERVING_LABEL
 from tidegate.domain.release import Measurement
 from tidegate.errors import Conflict, Refused, Unavailable
 from tidegate.ports import ABTEST, CONFIG_MAP, MODEL_VERSION, POD, SERVICE, WORKLOAD, Key
@@ -331,6 +331,50 @@ async def test_commands_are_consumed_once() -> None:
     made.release("3.0.0")
     await made.settle(60)
     assert made.shares[-1] == {"connect4-3.0.0": 100}
+
+
+async def test_a_rollback_makes_the_pods_of_the_former_version_again_across_a_restart() -> None:
+    made = world(**QUICK)
+    await made.settle(3)
+    made.say("2.0.0", "errorRate", GOOD)
+    made.release("2.0.0")
+    await made.settle(30)
+    assert served(made) == ["connect4-2.0.0"]
+    generation = made.status["observedGeneration"]
+    command = '{"id": "c1", "command": "Rollback", "to": "connect4-1.0.0", "by": "ada"}'
+    made.objects.change(KEY, lambda each: each["metadata"].update(annotations={names.COMMAND_ANNOTATION: command}))
+    made.pods_become_ready = False
+    await made.settle(2)
+    assert made.status["rollback"]["modelVersion"] == "connect4-1.0.0"
+    made.restart()
+    made.pods_become_ready = True
+    await made.settle(10)
+    assert made.shares[-2:] == [{"connect4-2.0.0": 100}, {"connect4-1.0.0": 100}]
+    assert (made.condition("Ready")["reason"], made.condition("Stalled")["status"]) == ("RolledBack", "True")
+    assert [each["modelVersion"] for each in made.status["rejected"]] == ["connect4-2.0.0"]
+    assert "rollback" not in made.status
+    assert made.status["observedGeneration"] == generation, "the spec is not touched"
+    assert served(made) == ["connect4-1.0.0"]
+
+
+def served(made: ReleaseWorld) -> list[str]:
+    return [each["metadata"]["annotations"][MODEL_VERSION_ANNOTATION] for each in made.workloads()]
+
+
+async def test_a_rollback_to_a_version_that_is_gone_is_refused() -> None:
+    made = world(**QUICK)
+    await made.settle(3)
+    made.say("2.0.0", "errorRate", GOOD)
+    made.release("2.0.0")
+    await made.settle(30)
+    made.objects.remove(Key(MODEL_VERSION, "default", "connect4-1.0.0"))
+    command = '{"id": "c1", "command": "Rollback"}'
+    made.objects.change(KEY, lambda each: each["metadata"].update(annotations={names.COMMAND_ANNOTATION: command}))
+    await made.settle(3)
+    assert made.status["lastCommand"]["result"] == (
+        "refused: ModelVersion connect4-1.0.0 is gone or has another artifact now"
+    )
+    assert made.status["phase"] == "Healthy"
 
 
 async def test_a_running_test_gets_its_share_and_gives_it_back() -> None:

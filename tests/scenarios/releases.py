@@ -133,8 +133,8 @@ def release(name: str) -> Callable[[World], None]:
     return lambda world: world.change(model_version=name)
 
 
-def command(name: str, identity: str = "1") -> Callable[[World], None]:
-    return lambda world: world.give(name, identity)
+def command(name: str, identity: str = "1", to: str = "") -> Callable[[World], None]:
+    return lambda world: world.give(name, identity, to)
 
 
 def answer(name: str, values: dict[str, Measurement | None]) -> Callable[[World], None]:
@@ -614,3 +614,189 @@ def gradual_slows_down_under_way() -> World:
         Event(at_step("v2", 3), lambda world: world.change(strategy=slower)),
         strategy=GRADUAL,
     )
+
+
+# A person goes back to a version that was healthy
+
+
+def released(*names: str) -> tuple[Event, ...]:
+    """These versions are released one after the other."""
+    return tuple(
+        Event(settled_on(before), release(after)) for before, after in zip(("v1", *names), names, strict=False)
+    )
+
+
+def gone_back_to(name: str) -> Callable[[World], bool]:
+    def check(world: World) -> bool:
+        return settled_on(name)(world) and in_phase(DeploymentPhase.ROLLED_BACK)(world)
+
+    return check
+
+
+def going_back(world: World) -> bool:
+    return world.status.rollback is not None
+
+
+THERE_AND_BACK = ("v1 Promoted", "v2 Promoted", "v1 Promoted")
+
+
+@scenario(50, "v1", DeploymentPhase.ROLLED_BACK, THERE_AND_BACK, seeds=50)
+def rollback_to_the_last_version() -> World:
+    return make_world(*released("v2"), Event(settled_on("v2"), command("Rollback")))
+
+
+@scenario(50, "v1", DeploymentPhase.ROLLED_BACK, THERE_AND_BACK)
+def rollback_to_a_version_that_is_still_warm() -> World:
+    def drains(world: World) -> bool:
+        return any(each.model_version == "v1" for each in world.status.draining)
+
+    return make_world(*released("v2"), Event(drains, command("Rollback")), rollback={"drain_delay": "20s"})
+
+
+@scenario(80, "v1", DeploymentPhase.ROLLED_BACK, ("v1 Promoted", "v2 Promoted", "v3 Promoted", "v1 Promoted"), seeds=50)
+def rollback_to_a_version_by_name() -> World:
+    return make_world(*released("v2", "v3"), Event(settled_on("v3"), command("Rollback", to="v1")))
+
+
+@scenario(
+    80, "v1", DeploymentPhase.ROLLED_BACK, ("v1 Promoted", "v2 Promoted", "v3 Promoted", "v2 Promoted", "v1 Promoted")
+)
+def rollback_twice() -> World:
+    return make_world(
+        *released("v2", "v3"),
+        Event(settled_on("v3"), command("Rollback", "1")),
+        Event(gone_back_to("v2"), command("Rollback", "2")),
+    )
+
+
+@scenario(70, "v2", history=("v1 Promoted", "v2 Promoted"))
+def rollback_refused() -> World:
+    def reject(world: World) -> None:
+        world.add_model("v1", ModelState.REJECTED)
+        world.give("Rollback", "4")
+
+    def remove(world: World) -> None:
+        del world.models["v1"]
+        world.give("Rollback", "5", to="v1")
+
+    def replace_artifact(world: World) -> None:
+        world.add_model("v1", digest="e" * 64)
+        world.give("Rollback", "6", to="v1")
+
+    return make_world(
+        Event(settled_on("v1"), command("Rollback", "1")),
+        Event(at_once, release("v2"), after=2),
+        Event(settled_on("v2"), command("Rollback", "2", to="v9")),
+        Event(at_once, command("Rollback", "3", to="v2"), after=2),
+        Event(at_once, reject, after=2),
+        Event(at_once, remove, after=2),
+        Event(at_once, replace_artifact, after=2),
+    )
+
+
+@scenario(
+    80, "v1", DeploymentPhase.ROLLED_BACK, ("v1 Promoted", "v2 Promoted", "v3 RolledBack", "v1 Promoted"), seeds=50
+)
+def rollback_during_a_canary() -> World:
+    return make_world(
+        *released("v2", "v3"),
+        Event(at_step("v3", 1), command("Rollback", "1")),
+        Event(at_once, command("Rollback", "2", to="v1"), after=1),
+        strategy=steps("10", "3s", "50", "30s"),
+    )
+
+
+@scenario(50, "v1", DeploymentPhase.ROLLED_BACK, THERE_AND_BACK)
+def rollback_survives_a_restart() -> World:
+    return make_world(
+        *released("v2"),
+        Event(settled_on("v2"), command("Rollback")),
+        Event(going_back, restart_operator, after=1),
+    )
+
+
+@scenario(80, "v3", history=(*THERE_AND_BACK, "v3 Promoted"), seeds=50)
+def rollback_then_another_version() -> World:
+    return make_world(
+        *released("v2"),
+        Event(settled_on("v2"), command("Rollback")),
+        Event(gone_back_to("v1"), release("v3")),
+    )
+
+
+@scenario(60, "v1", history=THERE_AND_BACK)
+def rollback_then_the_spec_follows() -> World:
+    return make_world(
+        *released("v2"),
+        Event(settled_on("v2"), command("Rollback")),
+        Event(gone_back_to("v1"), release("v1")),
+    )
+
+
+@scenario(80, "v2", history=(*THERE_AND_BACK, "v2 Promoted"), seeds=50)
+def rollback_then_retry() -> World:
+    return make_world(
+        *released("v2"),
+        Event(settled_on("v2"), command("Rollback", "1")),
+        Event(gone_back_to("v1"), command("Retry", "2")),
+    )
+
+
+@scenario(60, "v2", history=("v1 Promoted", "v2 Promoted", "v1 RolledBack"))
+def rollback_to_a_version_that_does_not_start() -> World:
+    def go_back(world: World) -> None:
+        world.broken.add("v1")
+        world.give("Rollback", "1")
+
+    return make_world(*released("v2"), Event(settled_on("v2"), go_back), progress_deadline="10s")
+
+
+@scenario(80, "v3", history=("v1 Promoted", "v2 Promoted", "v1 Superseded", "v3 Promoted"))
+def rollback_overtaken_by_the_spec() -> World:
+    def go_back(world: World) -> None:
+        world.ready_after = 6
+        world.give("Rollback", "1")
+
+    return make_world(*released("v2"), Event(settled_on("v2"), go_back), Event(going_back, release("v3"), after=2))
+
+
+@scenario(80, "v2", DeploymentPhase.ROLLED_BACK, ("v1 Promoted", "v2 Promoted", "v3 RolledBack"), loses_traffic=True)
+def rollback_to_a_version_that_vanishes_first() -> World:
+    """The way back of the canary takes a while; meanwhile the version to go back to is deleted."""
+
+    def go_back(world: World) -> None:
+        world.kill_pods("v2", 3, slower=6)
+        world.give("Rollback", "1", to="v1")
+
+    def vanish(world: World) -> None:
+        del world.models["v1"]
+        world.say("user: deletes v1")
+
+    return make_world(
+        *released("v2", "v3"),
+        Event(at_step("v3", 1), go_back),
+        Event(going_back, vanish),
+        strategy=steps("10", "3s", "75", "30s"),
+    )
+
+
+@scenario(60, "v1", DeploymentPhase.ROLLED_BACK, THERE_AND_BACK)
+def rollback_while_paused() -> World:
+    return make_world(
+        *released("v2"),
+        Event(settled_on("v2"), lambda world: world.change(paused=True)),
+        Event(settled_on("v2"), command("Rollback"), after=2),
+    )
+
+
+@scenario(90, "v1", DeploymentPhase.ROLLED_BACK, THERE_AND_BACK)
+def rollback_is_refused_during_a_test() -> World:
+    def begin(world: World) -> None:
+        world.experiment = Experiment("wider-net", "wide", version("v3"), 50.0, Stickiness("x-user-id", "uid-1"))
+        world.give("Rollback", "1")
+
+    def end(world: World) -> None:
+        world.experiment = None
+        world.give("Rollback", "2")
+
+    return make_world(*released("v2"), Event(settled_on("v2"), begin), Event(at_once, end, after=8))

@@ -36,6 +36,7 @@ from tidegate.domain.release import (
 from tidegate.domain.rollout import measurements_due, plan_rollout
 from tidegate.domain.statistics import Proportion
 from tidegate.domain.steps import release_steps
+from tidegate.reconcilers.observation import former_versions
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TICK = timedelta(seconds=1)
@@ -134,9 +135,9 @@ class World:
         self.generation += 1
         self.say(f"user: {', '.join(f'{key}={value}' for key, value in fields.items())}")
 
-    def give(self, command: str, identity: str) -> None:
-        self.command = CommandRequest(identity, command, by="ada")
-        self.say(f"user: {command}")
+    def give(self, command: str, identity: str, to: str = "") -> None:
+        self.command = CommandRequest(identity, command, by="ada", to=to)
+        self.say(f"user: {command} {to}".rstrip())
 
     def add_model(self, name: str, state: ModelState = ModelState.READY, digest: str | None = None) -> None:
         self.models[name] = (state, digest or digest_of(name))
@@ -210,9 +211,14 @@ class World:
             workloads={key: self._observe_pods(key, pods) for key, pods in self.workloads.items()},
             route=self._observe_route(),
             command=self.command,
+            former={key: self._observe_former(key) for key in former_versions(self.status, self.command)},
             experiment=self.experiment,
             endpoint="http://connect4.default:8000",
         )
+
+    def _observe_former(self, key: VersionID) -> ModelState:
+        state, digest = self.models.get(key.model_version, (ModelState.MISSING, None))
+        return state if digest == key.digest else ModelState.MISSING
 
     def _observe_pods(self, key: VersionID, pods: Pods) -> Workload:
         fatal_at = pods.fatal_at if self.ready(key) == 0 else None
@@ -349,7 +355,8 @@ class World:
             )
         stable = plan.status.stable
         if stable and before.stable and stable.model_version != before.stable.model_version:
-            if stable.model_version != self.spec.model_version:
+            rollback = before.rollback.model_version if before.rollback else None
+            if stable.model_version not in (self.spec.model_version, rollback):
                 raise InvariantError(
                     f"{stable.model_version} was promoted, but the spec asks for {self.spec.model_version}"
                 )

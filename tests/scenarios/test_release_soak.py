@@ -1,14 +1,16 @@
 """Releases under random people, random faults and an operator that dies: the invariants hold, and all comes to rest."""
 
 import random
+from collections.abc import Callable, Sequence
 
 import pytest
 
-from tests.scenarios.releases import BAD, BETWEEN, EMPTY, make_world, steps
+from tests.scenarios.releases import BAD, BETWEEN, EMPTY, make_world, released, steps
 from tests.scenarios.simulator import World, version
 from tidegate.api.deployment import DeploymentPhase
 from tidegate.domain.release import Experiment, Measurement, ModelState, Stickiness
 
+Act = Callable[[World, random.Random], None]
 NAMES = ("v1", "v2", "v3")
 STRATEGIES: tuple[dict[str, object], ...] = (
     {"canary": {"initial_percent": 10, "increment_percent": 40, "interval": "2s"}},
@@ -32,7 +34,9 @@ def ask(world: World, chance: random.Random) -> None:
 
 
 def command(world: World, chance: random.Random) -> None:
-    world.give(chance.choice(("Promote", "PromoteFully", "Abort", "Retry")), str(chance.random()))
+    name = chance.choice(("Promote", "PromoteFully", "Abort", "Retry", "Rollback", "Rollback"))
+    to = chance.choice(("", *NAMES)) if name == "Rollback" else ""
+    world.give(name, str(chance.random()), to)
 
 
 def answer(world: World, chance: random.Random) -> None:
@@ -72,7 +76,8 @@ RARE = (toggle_broken, toggle_test, toggle_rejection)
 
 
 def end_all_faults(world: World) -> None:
-    """End every fault; what is asked for is a version that is fine."""
+    """End every fault; what is asked for is a version that is fine, and no command is left that is against it."""
+    world.command = None
     world.source_down = False
     world.values, world.broken, world.experiment = {}, set(), None
     for proxy in world.proxies:
@@ -86,10 +91,30 @@ def test_random_releases_keep_every_invariant_and_come_to_rest(seed: int) -> Non
     chance = random.Random(seed)
     drain = {"drain_delay": chance.choice(("0s", "3s"))}
     world = make_world(strategy=chance.choice(STRATEGIES), progress_deadline="6s", rollback=drain)
+    disturb(world, chance, DISTURBANCES + RARE)
+    check_rest(world)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_rollbacks_keep_every_invariant_and_come_to_rest(seed: int) -> None:
+    """Three versions have been healthy, so there is somewhere to go back to."""
+    chance = random.Random(seed)
+    drain = {"drain_delay": chance.choice(("0s", "3s", "20s"))}
+    world = make_world(*released("v2", "v3"), strategy=STRATEGIES[0], progress_deadline="6s", rollback=drain)
+    world.run(60)
+    world.change(strategy=chance.choice(STRATEGIES))
+    disturb(world, chance, (command, command, command, *DISTURBANCES, toggle_broken, toggle_rejection))
+    check_rest(world)
+
+
+def disturb(world: World, chance: random.Random, acts: Sequence[Act]) -> None:
     for _ in range(14):
         world.run_randomly(chance.randint(1, 8), chance.randrange(2**31), calm=0)
-        chance.choice(DISTURBANCES + RARE)(world, chance)
+        chance.choice(acts)(world, chance)
     end_all_faults(world)
+
+
+def check_rest(world: World) -> None:
     world.run(90)
     status = world.status
     assert status.phase is DeploymentPhase.HEALTHY, "\n".join(world.log)

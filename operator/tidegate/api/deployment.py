@@ -24,6 +24,7 @@ from tidegate.api.rules import MODEL_DEFAULT, Between, rule, ruled, unique
 
 __all__ = [
     "ActiveCanary",
+    "ActiveRollback",
     "ActiveStable",
     "ActiveVariant",
     "Analysis",
@@ -472,6 +473,7 @@ class CommandName(StrEnum):
     PROMOTE_FULLY = "PromoteFully"
     ABORT = "Abort"
     RETRY = "Retry"
+    ROLLBACK = "Rollback"
 
 
 class Command(StatusModel):
@@ -480,7 +482,7 @@ class Command(StatusModel):
     id: str
     """Unique id of the command."""
     command: Annotated[str, Field(max_length=64)]
-    """What was asked for: Promote, PromoteFully, Abort or Retry."""
+    """What was asked for: Promote, PromoteFully, Abort, Retry or Rollback."""
     by: str = ""
     """Who asked."""
     at: Timestamp | None = None
@@ -571,7 +573,7 @@ class ActiveCanary(StatusModel):
     baking_since: Timestamp | None = None
     """When the share reached 100 and the bake time began."""
     fast: bool = False
-    """No steps, no analysis, no bake: the first release, a return within the rollback window, or promoted fully."""
+    """No steps, no analysis, no bake: the first release, a return to a former version, or promoted fully."""
     retreat: Retreat | None = None
     """Set once its traffic goes back to the stable version."""
 
@@ -651,6 +653,26 @@ class RejectedVersion(StatusModel):
     """No longer in force: the spec has asked for another version since, or a person said retry."""
 
 
+class ActiveRollback(StatusModel):
+    """The way back to a former version that a person asked for, until that version serves.
+
+    It ends early when the spec asks for another version, or when that version cannot be served.
+    """
+
+    model_version: str
+    """The ModelVersion to go back to."""
+    digest: Digest
+    """Checksum of its artifact."""
+    asked_version: str
+    """What spec.modelVersion said then; another one ends the rollback."""
+    asked_digest: Digest | None = None
+    """Checksum of its artifact then; another one ends the rollback, too."""
+    message: str = ""
+    """Who asked, in a sentence."""
+    at: Timestamp
+    """When."""
+
+
 class HistoryEntry(StatusModel):
     """A release that ended."""
 
@@ -717,6 +739,8 @@ class DeploymentStatus(StatusModel):
     """The version that serves."""
     canary: ActiveCanary | None = None
     """The version that is being released."""
+    rollback: ActiveRollback | None = None
+    """The way back that a person asked for, while it is under way."""
     experiment: ActiveVariant | None = None
     """The arm of a running ABTest."""
     draining: Annotated[tuple[Draining, ...], Field(max_length=8)] = ()

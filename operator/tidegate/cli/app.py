@@ -19,6 +19,7 @@ from tidegate.cli.options import (
     AnswerTimeout,
     Context,
     EndTimeout,
+    FormerVersion,
     Kubeconfig,
     Name,
     Namespace,
@@ -129,6 +130,22 @@ def retry(
 ) -> None:
     """Try the version that was rolled back or aborted again, from its first step."""
     give(connect(kubeconfig, context, namespace), deployment, CommandName.RETRY, timeout, output)
+
+
+@app.command(epilog=EXIT_CODES)
+def rollback(
+    deployment: Name,
+    *,
+    to: FormerVersion = None,
+    timeout: AnswerTimeout = timedelta(seconds=10),
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Go back to a version that was healthy, without steps, until the spec changes or you retry; the spec stays."""
+    cluster = connect(kubeconfig, context, namespace)
+    give(cluster, deployment, CommandName.ROLLBACK, timeout, output, to=to)
 
 
 @app.command(epilog=EXIT_CODES)

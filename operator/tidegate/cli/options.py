@@ -10,8 +10,20 @@ from tidegate.api.base import parse_duration
 from tidegate.cli.cluster import connect
 from tidegate.cli.exits import Problem
 from tidegate.cli.printing import Output
+from tidegate.cli.view import read_view
+from tidegate.domain.rollback import healthy_versions
 
-__all__ = ["AnswerTimeout", "Context", "EndTimeout", "Kubeconfig", "Name", "Namespace", "OptionalName", "OutputOption"]
+__all__ = [
+    "AnswerTimeout",
+    "Context",
+    "EndTimeout",
+    "FormerVersion",
+    "Kubeconfig",
+    "Name",
+    "Namespace",
+    "OptionalName",
+    "OutputOption",
+]
 
 KINDS = ("deployment", "deployments", "deployments.tidegate.dev", "mdep")
 
@@ -42,6 +54,18 @@ def _complete(ctx: typer.Context, incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+def _complete_version(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Offer the versions that were healthy; nothing where the Deployment cannot be read."""
+    given = ctx.params
+    try:
+        cluster = connect(given.get("kubeconfig"), given.get("context"), given.get("namespace"))
+        status = read_view(cluster.get_deployment(given.get("deployment") or "")).status
+    except Problem:
+        return []
+    names = dict.fromkeys(each.model_version for each in healthy_versions(status))
+    return [name for name in names if name.startswith(incomplete)]
+
+
 Name = Annotated[
     str,
     typer.Argument(metavar="DEPLOYMENT", help="Its name.", parser=_read_name, autocompletion=_complete),
@@ -53,6 +77,14 @@ OptionalName = Annotated[
         help="Its name; without it all of the namespace.",
         parser=_read_name,
         autocompletion=_complete,
+    ),
+]
+FormerVersion = Annotated[
+    str | None,
+    typer.Option(
+        metavar="VERSION",
+        help="The ModelVersion to go back to; without it the newest healthy one before.",
+        autocompletion=_complete_version,
     ),
 ]
 Namespace = Annotated[

@@ -15,8 +15,19 @@ from tidegate.cli.waiting import wait_until
 __all__ = ["give", "set_paused"]
 
 
-def give(cluster: Cluster, name: str, command: CommandName, timeout: timedelta, output: Output) -> None:
-    """Write a command down for the operator, once it makes sense, and print what the operator did with it."""
+def give(
+    cluster: Cluster, name: str, command: CommandName, timeout: timedelta, output: Output, *, to: str | None = None
+) -> None:
+    """Write a command down for the operator, once it makes sense, and print what the operator did with it.
+
+    Args:
+        cluster: Where the Deployment is.
+        name: Name of the Deployment.
+        command: What the operator is to do.
+        timeout: How long to wait for its answer.
+        output: For people or for programs.
+        to: The version that a rollback goes back to, where somebody names one.
+    """
     view = read_view(cluster.get_deployment(name))
     objection = find_objection(command, view)
     if objection is not None:
@@ -29,6 +40,8 @@ def give(cluster: Cluster, name: str, command: CommandName, timeout: timedelta, 
         "by": cluster.whoami(),
         "at": datetime.now(UTC).isoformat(),
     }
+    if to is not None:
+        order["to"] = to
     cluster.give_command(name, order)
     seen = [view]
     answer = wait_until(

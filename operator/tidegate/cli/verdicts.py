@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tidegate.api.deployment import CommandName
 from tidegate.cli.exits import ExitCode
 from tidegate.cli.view import View
+from tidegate.domain.rollback import healthy_versions
 
 __all__ = ["Ending", "describe_missing_answer", "find_answer", "find_objection", "judge_release"]
 
@@ -55,8 +56,8 @@ def find_answer(view: View, command_id: str) -> Ending | None:
 def describe_missing_answer(command: CommandName, view: View) -> str:
     """Say why a command that was sent has no answer yet."""
     canary = view.status.canary
-    if command is CommandName.RETRY and canary is not None:
-        return "it is written down and takes effect once the traffic is back on the stable version"
+    if command is CommandName.RETRY and (canary is not None or view.status.rollback is not None):
+        return "it is written down and takes effect once the way back has ended"
     if command is CommandName.PROMOTE and canary is not None and canary.step_started_at is None:
         return f"it is written down and takes effect once the proxies confirm the share: {view.status.message}"
     return f"it is written down and takes effect when the operator is back; is it running? {OPERATOR_PODS}"
@@ -83,9 +84,16 @@ def _object_to_abort(view: View) -> str | None:
 
 
 def _object_to_retry(view: View) -> str | None:
-    if view.rejection is not None:
+    if view.rejection is not None or view.status.rollback is not None:
         return None
     return f"{view.asked_for}, the version that the spec asks for, is not rejected: {view.status.message}"
+
+
+def _object_to_rollback(view: View) -> str | None:
+    """Leave the choice of the version to the operator, which knows its ModelVersion, too."""
+    if healthy_versions(view.status):
+        return None
+    return f"no other version was healthy before: {view.status.message}"
 
 
 def _no_release(view: View) -> str:
@@ -97,4 +105,5 @@ _OBJECTIONS: Mapping[CommandName, Callable[[View], str | None]] = {
     CommandName.PROMOTE_FULLY: _object_to_promotion,
     CommandName.ABORT: _object_to_abort,
     CommandName.RETRY: _object_to_retry,
+    CommandName.ROLLBACK: _object_to_rollback,
 }

@@ -9,7 +9,7 @@ from tidegate.domain.analysis import Conclusion, Say
 from tidegate.domain.measuring import assess_gate
 from tidegate.domain.reasons import Action, Reason
 from tidegate.domain.release import ModelState, VersionID
-from tidegate.domain.retreat import stable_can_take_all
+from tidegate.domain.retreat import reject_former, stable_can_take_all
 from tidegate.domain.situation import Situation, identify
 from tidegate.domain.steps import FAST_STEPS, fingerprint
 
@@ -40,19 +40,19 @@ def adopt(s: Situation) -> Situation:
 
 
 def start(s: Situation) -> Situation:
-    """Start the release of the version that the spec asks for, if nothing stands in its way."""
+    """Start the release of the version that is wanted, if nothing stands in its way."""
     target = s.target
     if target is None or s.canary_id is not None or target == s.stable_id or not _can_start(s):
         return s
     reason, message = _why_start(s, target)
-    fast = reason in (Reason.FIRST_RELEASE, Reason.ROLLBACK_WINDOW)
+    fast = reason in (Reason.FIRST_RELEASE, Reason.ROLLBACK_WINDOW, Reason.COMMANDED)
     steps = FAST_STEPS if fast else s.ordinary_steps
     canary = ActiveCanary(
         model_version=target.model_version,
         digest=target.digest,
         steps=len(steps),
         steps_hash=fingerprint(steps),
-        attempt=1 + _attempts(s, target),
+        attempt=1 + s.attempts(target),
         started_at=s.now,
         fast=fast,
     )
@@ -61,23 +61,21 @@ def start(s: Situation) -> Situation:
 
 
 def _can_start(s: Situation) -> bool:
-    allowed = s.observed.state is ModelState.READY and s.rejection is None
-    return allowed and not s.spec.paused and s.experiment is None
+    allowed = s.target_state is ModelState.READY and s.rejection is None
+    return allowed and not s.is_paused and s.experiment is None
 
 
 def _why_start(s: Situation, target: VersionID) -> tuple[Reason, str]:
     if s.stable_id is None:
         return Reason.FIRST_RELEASE, "nothing served before: no steps and no comparison, 100 % once its pods are ready"
-    attempts = _attempts(s, target)
+    if s.status.rollback is not None:
+        return Reason.COMMANDED, f"{s.status.rollback.message}: no steps"
+    attempts = s.attempts(target)
     if attempts:
         return Reason.RETRY, f"attempt {attempts + 1}, from step 0"
     if _is_in_window(s, target):
         return Reason.ROLLBACK_WINDOW, f"one of the last {s.spec.rollback.window} healthy versions: no steps"
     return Reason.NEW_VERSION, f"replaces {s.stable_id} by {s.spec.strategy.type.value}"
-
-
-def _attempts(s: Situation, version: VersionID) -> int:
-    return next((each.attempts for each in s.status.rejected if identify(each) == version), 0)
 
 
 def _is_in_window(s: Situation, target: VersionID) -> bool:
@@ -158,7 +156,7 @@ def confirm_step(s: Situation) -> Situation:
 def advance(s: Situation) -> Situation:
     """Go on to the next step, the bake time or the promotion when the time is over and the evidence is good."""
     canary = s.status.canary
-    if canary is None or s.spec.paused or not _can_move(s) or not _is_time_over(s):
+    if canary is None or s.is_paused or not _can_move(s) or not _is_time_over(s):
         return s
     return s if find_block(s) else pass_step(s)
 
@@ -204,12 +202,16 @@ def _promote(s: Situation) -> Situation:
     canary, former = s.canary, s.stable_id
     version = identify(canary)
     reason = Reason.FIRST_RELEASE if former is None else Reason.PROMOTED
+    if s.status.rollback is not None:
+        reason = Reason.COMMANDED
     done = s.remember(version, Outcome.PROMOTED, reason.value, canary.started_at)
     if former is not None:
         done = done.drain(former, None)
     stable = ActiveStable(model_version=version.model_version, digest=version.digest)
     rejected = tuple(each for each in s.status.rejected if identify(each) != version)
     done = done.rest().update(stable=stable, canary=None, rejected=rejected)
+    if former is not None:
+        done = reject_former(done, former)
     evidence = {result.name: _summary(result) for result in s.status.analysis}
     return done.decide(Action.PROMOTE, reason, _promotion_message(s), version=version, evidence=evidence)
 

@@ -10,6 +10,8 @@ Promote       leave the step in progress now, whatever its time and its analysis
 PromoteFully  no more steps, no analysis, no bake: 100 % as soon as the pods are there
 Abort         all traffic back to the stable version; the version is rejected
 Retry         try the rejected version again from step 0; waits for the way back to end
+Rollback      all traffic back to a version that was healthy, without steps, though the spec asks for
+              another one: ``"to"`` names it, otherwise it is the newest; ends like an automatic rollback
 ============  =======================================================================================
 """
 
@@ -25,6 +27,7 @@ from tidegate.domain.analysis import forgive
 from tidegate.domain.reasons import Action, Reason
 from tidegate.domain.release import CommandRequest
 from tidegate.domain.retreat import retreat
+from tidegate.domain.rollback import begin_rollback, choose_version, object_to_rollback
 from tidegate.domain.situation import Situation, identify
 from tidegate.domain.steps import FAST_STEPS, fingerprint
 
@@ -42,6 +45,7 @@ def parse_command(text: str | None) -> CommandRequest | None:
     return CommandRequest(
         id=str(fields.get("id") or hashlib.sha256(text.encode()).hexdigest()[:16])[:64],
         command=str(fields.get("command") or text)[:64],
+        to=str(fields.get("to") or "")[:253],
         by=str(fields.get("by") or "")[:253],
         at=_read_time(fields.get("at")),
     )
@@ -113,6 +117,8 @@ def _abort(s: Situation, request: CommandRequest) -> Situation:
 
 
 def _retry(s: Situation, request: CommandRequest) -> Situation:
+    if s.status.rollback is not None:  # only its end tells what is rejected
+        return s
     if s.rejection is None:
         return _refuse(s, request, "the version asked for is not rejected")
     if s.status.canary is not None:
@@ -123,11 +129,20 @@ def _retry(s: Situation, request: CommandRequest) -> Situation:
     return _accept(s.update(rejected=lifted), request, f"{s.spec.model_version} is tried again")
 
 
+def _roll_back(s: Situation, request: CommandRequest) -> Situation:
+    version, refusal = choose_version(s, request.to), object_to_rollback(s, request.to)
+    if version is None or refusal is not None:
+        return _refuse(s, request, refusal or "there is no other healthy version")
+    message = f"rolled back to {version} by {request.by or 'a person'}"
+    return begin_rollback(_accept(s, request, message), version, message)
+
+
 _HANDLERS: Mapping[str, Callable[[Situation, CommandRequest], Situation]] = {
     CommandName.PROMOTE.value: _promote,
     CommandName.PROMOTE_FULLY.value: _promote_fully,
     CommandName.ABORT.value: _abort,
     CommandName.RETRY.value: _retry,
+    CommandName.ROLLBACK.value: _roll_back,
 }
 
 

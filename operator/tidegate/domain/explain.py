@@ -203,7 +203,7 @@ def _undecided(s: Situation) -> Explanation | None:
     if s.is_analysed and conclusion.stalled:
         message = f"{conclusion.message}; the release goes on by itself when the source answers again"
         return Explanation(conclusion.reason, message, DeploymentPhase.DEGRADED, Health.STALLED)
-    if s.spec.paused:
+    if s.is_paused:
         return Explanation(Reason.PAUSED, f"{_step_name(s)}: spec.paused is true", DeploymentPhase.PAUSED)
     block = find_block(s) if s.status.holding_since else None
     if block is None or s.status.holding_since is None:
@@ -235,20 +235,21 @@ def _held(s: Situation) -> Explanation:
 
 def _not_started(s: Situation) -> Explanation | None:
     """Explain why the version asked for is not being released."""
-    name, serving = s.spec.model_version, f"; {s.stable_id} keeps serving" if s.stable_id else ""
+    name = s.target.model_version if s.target else s.spec.model_version
+    serving = f"; {s.stable_id} keeps serving" if s.stable_id else ""
     rejection = s.rejection
     if rejection is not None:
         message = f"{name} was taken back: {rejection.message}{serving}; ask for another version, or retry"
         return Explanation(Reason.ROLLED_BACK, message, DeploymentPhase.ROLLED_BACK, Health.STALLED)
-    if s.observed.state is ModelState.MISSING:
+    if s.target_state is ModelState.MISSING:
         message = f"there is no ModelVersion {name}{serving}; create it or correct spec.modelVersion"
         return Explanation(Reason.MODEL_VERSION_MISSING, message, is_timed=True, limit=MISSING_GRACE)
-    if s.observed.state is ModelState.REJECTED:
+    if s.target_state is ModelState.REJECTED:
         message = f"ModelVersion {name} is rejected: {s.observed.state_message}{serving}; ask for another version"
         return Explanation(Reason.MODEL_VERSION_REJECTED, message, DeploymentPhase.DEGRADED, Health.STALLED)
-    if s.observed.state is not ModelState.READY:
+    if s.target_state is not ModelState.READY:
         message = (
-            f"ModelVersion {name} is {s.observed.state.value}: {s.observed.state_message or 'its checks run'}{serving}"
+            f"ModelVersion {name} is {s.target_state.value}: {s.observed.state_message or 'its checks run'}{serving}"
         )
         return Explanation(Reason.MODEL_VERSION_NOT_READY, message)
     if s.spec.paused:

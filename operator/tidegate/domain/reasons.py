@@ -24,6 +24,8 @@ class Action(StrEnum):
     """The proxies confirmed that a version gets no more traffic; its pods go after the drain delay."""
     ACCEPT_COMMAND = "AcceptCommand"
     REFUSE_COMMAND = "RefuseCommand"
+    END_ROLLBACK = "EndRollback"
+    """A rollback that a person asked for was overtaken by the spec, or its version cannot be served any more."""
 
 
 class Reason(StrEnum):

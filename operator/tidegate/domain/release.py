@@ -191,6 +191,8 @@ class CommandRequest:
     id: str
     command: str
     """One of ``CommandName``, or whatever else somebody wrote: refused with a reason."""
+    to: str = ""
+    """For Rollback: the ModelVersion to go back to; empty: the newest one."""
     by: str = ""
     at: datetime | None = None
 
@@ -232,6 +234,8 @@ class Observed:
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
     """By metric name: the answers to ``measurements_due``."""
     command: CommandRequest | None = None
+    former: Mapping[VersionID, ModelState] = field(default_factory=dict)
+    """The ModelVersions of the versions that a rollback is or may be about."""
     experiment: Experiment | None = None
     endpoint: str | None = None
     """Address that clients use, copied into the status."""
@@ -240,6 +244,10 @@ class Observed:
         """Return the number of ready pods of a version, 0 if it has no workload."""
         workload = self.workloads.get(version)
         return workload.ready if workload else 0
+
+    def former_state(self, version: VersionID) -> ModelState:
+        """Return the state of a former version's ModelVersion; one with another artifact now is missing, too."""
+        return self.former.get(version, ModelState.MISSING)
 
     def problem(self, version: VersionID) -> str | None:
         """Return why pods of a version are not ready, where something is known."""

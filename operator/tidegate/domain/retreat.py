@@ -16,6 +16,7 @@ __all__ = [
     "give_up",
     "lift_rejections",
     "reject",
+    "reject_former",
     "retreat",
     "stable_can_take_all",
     "supersede",
@@ -31,11 +32,16 @@ _ACTIONS = {
 def retreat(
     s: Situation, outcome: Outcome, reason: Reason, message: str, evidence: Mapping[str, str] | None = None
 ) -> Situation:
-    """Begin the way back; the version is rejected unless the spec merely asks for another one."""
+    """Begin the way back; the version is rejected unless the spec merely asks for another one.
+
+    A person's rollback that fails ends here: the traffic stays where it is.
+    """
     canary = identify(s.canary)
+    if s.status.rollback is not None and identify(s.status.rollback) == canary:
+        s = s.update(rollback=None)
     back = s.rest().update_canary(retreat=Retreat(outcome=outcome, reason=reason.value, message=message, at=s.now))
     if outcome is not Outcome.SUPERSEDED:
-        back = _reject_version(back, canary, reason, message)
+        back = _reject_version(back, canary, reason, message, s.canary.attempt)
     return back.decide(_ACTIONS[outcome], reason, message, version=canary, evidence=evidence)
 
 
@@ -50,7 +56,7 @@ def fail_analysis(s: Situation) -> Situation:
 def supersede(s: Situation) -> Situation:
     """Leave a release that the spec no longer asks for."""
     canary = s.status.canary
-    if canary is None or canary.retreat is not None or s.is_asked_for(identify(canary)):
+    if canary is None or canary.retreat is not None or s.is_wanted(identify(canary)):
         return s
     message = f"the spec asks for {s.spec.model_version} now"
     if s.status.stable is None:
@@ -61,10 +67,11 @@ def supersede(s: Situation) -> Situation:
 def reject(s: Situation) -> Situation:
     """Leave a release whose ModelVersion was rejected after it began."""
     canary = s.status.canary
-    rejected = s.observed.state is ModelState.REJECTED and canary is not None and identify(canary) == s.target
+    rejected = s.target_state is ModelState.REJECTED and canary is not None and identify(canary) == s.target
     if canary is None or canary.retreat is not None or not rejected:
         return s
-    message = f"ModelVersion {canary.model_version} is rejected: {s.observed.state_message}"
+    why = f": {s.observed.state_message}" if s.is_asked_for(identify(canary)) else ""
+    message = f"ModelVersion {canary.model_version} is rejected{why}"
     if s.status.stable is None:
         return drop_unserved(s, Reason.MODEL_VERSION_REJECTED, message)
     return retreat(s, Outcome.ROLLED_BACK, Reason.MODEL_VERSION_REJECTED, message)
@@ -128,14 +135,27 @@ def lift_rejections(s: Situation) -> Situation:
     return s if lifted == s.status.rejected else s.update(rejected=lifted)
 
 
-def _reject_version(s: Situation, version: VersionID, reason: Reason, message: str) -> Situation:
+def reject_former(s: Situation, former: VersionID) -> Situation:
+    """Reject what a person has gone back from: what served, and what the spec asks for; as if analysis had failed."""
+    rollback = s.status.rollback
+    if rollback is None:
+        return s
+    in_force = {identify(each) for each in s.status.rejected if not each.lifted}
+    for version in dict.fromkeys((former, s.asked or former)):
+        if version not in in_force:
+            attempts = max(1, s.attempts(version))
+            s = _reject_version(s, version, Reason.COMMANDED, rollback.message, attempts)
+    return s.update(rollback=None)
+
+
+def _reject_version(s: Situation, version: VersionID, reason: Reason, message: str, attempts: int) -> Situation:
     entry = RejectedVersion(
         model_version=version.model_version,
         digest=version.digest,
         reason=reason.value,
         message=message,
         at=s.now,
-        attempts=s.canary.attempt,
+        attempts=attempts,
     )
     others = tuple(each for each in s.status.rejected if identify(each) != version)
     return s.update(rejected=(entry, *others)[:MAX_REJECTED])

@@ -8,6 +8,8 @@ state              seen in the status                          leaves it by
 =================  ==========================================  =====================================================
 nothing            no stable, no canary                        ``adopt`` (status lost), ``start`` (first release)
 settled            stable is what the spec asks for            ``start`` when the spec asks for another one
+going back         rollback                                    promotion of its version, ``retreat`` from it,
+                                                               ``end_rollback``; began by ``obey`` (Rollback)
 blocked            the version asked for is rejected           ``lift_rejections`` (spec changed), ``obey`` (Retry)
 waiting for pods   canary.targetPercent != its step's          ``set_share``; ``give_up`` after the progress deadline
 waiting for        canary.targetPercent == its step's,         ``confirm_step``
@@ -48,6 +50,7 @@ from tidegate.domain.explain import describe, find_recheck
 from tidegate.domain.measuring import find_queries, measure
 from tidegate.domain.release import Observed, Plan, Query
 from tidegate.domain.retreat import fail_analysis, finish_retreat, give_up, lift_rejections, reject, supersede
+from tidegate.domain.rollback import end_rollback
 from tidegate.domain.situation import Situation
 
 __all__ = ["measurements_due", "plan_rollout"]
@@ -58,6 +61,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     adopt,
     forget_gone,
     keep_variant,
+    end_rollback,
     lift_rejections,
     supersede,
     reject,

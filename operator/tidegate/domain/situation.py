@@ -7,6 +7,7 @@ from typing import Any
 
 from tidegate.api.deployment import (
     ActiveCanary,
+    ActiveRollback,
     ActiveStable,
     Decision,
     DeploymentSpec,
@@ -29,7 +30,9 @@ MAX_HISTORY = 20
 MAX_REJECTED = 10
 
 
-def identify(active: ActiveStable | ActiveCanary | Draining | RejectedVersion | HistoryEntry) -> VersionID:
+def identify(
+    active: ActiveStable | ActiveCanary | ActiveRollback | Draining | RejectedVersion | HistoryEntry,
+) -> VersionID:
     """Return which version a part of the status is about."""
     return VersionID(active.model_version, active.digest)
 
@@ -138,28 +141,53 @@ class Situation:
         return identify(self.status.canary) if self.status.canary else None
 
     @property
-    def target(self) -> VersionID | None:
+    def asked(self) -> VersionID | None:
         """The version that the spec asks for; None while its ModelVersion is missing."""
         if self.observed.state is ModelState.MISSING or self.observed.digest is None:
             return None
         return VersionID(self.spec.model_version, self.observed.digest)
 
+    @property
+    def target(self) -> VersionID | None:
+        """The version that is wanted: what the spec asks for, unless a person goes back to a former version."""
+        return identify(self.status.rollback) if self.status.rollback else self.asked
+
+    @property
+    def target_state(self) -> ModelState:
+        """State of the ModelVersion that is wanted."""
+        return (
+            self.observed.former_state(identify(self.status.rollback)) if self.status.rollback else self.observed.state
+        )
+
     def is_asked_for(self, version: VersionID) -> bool:
         """Tell whether the spec (still) asks for this version; a deleted ModelVersion does not end what it began."""
-        if self.target is None:
+        if self.asked is None:
             return self.spec.model_version == version.model_version
-        return self.target == version
+        return self.asked == version
+
+    def is_wanted(self, version: VersionID) -> bool:
+        """Tell whether this is the version that is wanted."""
+        return self.target == version if self.status.rollback else self.is_asked_for(version)
+
+    @property
+    def is_paused(self) -> bool:
+        """The spec holds releases; a person's way back goes on, as every way back does."""
+        return self.spec.paused and self.status.rollback is None
 
     @property
     def is_settled_on_target(self) -> bool:
-        """The version asked for is the one that serves, and no release is under way."""
-        return self.canary_id is None and self.stable_id is not None and self.is_asked_for(self.stable_id)
+        """The version that is wanted is the one that serves, and no release is under way."""
+        return self.canary_id is None and self.stable_id is not None and self.is_wanted(self.stable_id)
 
     @property
     def rejection(self) -> RejectedVersion | None:
-        """The rejection that is in force against the version asked for."""
+        """The rejection that is in force against the version that is wanted."""
         target = self.target
         return next((each for each in self.status.rejected if identify(each) == target and not each.lifted), None)
+
+    def attempts(self, version: VersionID) -> int:
+        """Return how often a version that was taken back has been tried; 0 for one that was not."""
+        return next((each.attempts for each in self.status.rejected if identify(each) == version), 0)
 
     @property
     def experiment(self) -> Experiment | None:

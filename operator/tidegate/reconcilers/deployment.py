@@ -36,8 +36,10 @@ from tidegate.ports import (
 )
 from tidegate.reconcilers.observation import (
     Scene,
+    former_versions,
     known_versions,
     make_served,
+    model_state,
     read_route,
     read_workload,
     version_of,
@@ -107,7 +109,10 @@ class DeploymentReconciler:
         namespace, name = deployment.metadata.namespace, deployment.metadata.name
         lives = self._workloads(namespace, name)
         known = known_versions(deployment.status, lives)
-        models = self._models(namespace, {deployment.spec.model_version, *(each.model_version for each in known)})
+        command = parse_command(deployment.metadata.annotations.get(names.COMMAND_ANNOTATION))
+        former = former_versions(deployment.status, command)
+        used = {each.model_version for each in known | former}
+        models = self._models(namespace, {deployment.spec.model_version, *used})
         target = models.get(deployment.spec.model_version)
         if target is not None:
             known.add(VersionID(deployment.spec.model_version, target.spec.artifact.sha256))
@@ -123,7 +128,8 @@ class DeploymentReconciler:
             state_message=target.status.message if target else "",
             workloads=self._read_workloads(deployment, models, lives),
             route=read_route(route, name, known),
-            command=parse_command(deployment.metadata.annotations.get(names.COMMAND_ANNOTATION)),
+            command=command,
+            former={each: model_state(models, each) for each in former},
             experiment=experiment,
             endpoint=f"http://{names.endpoint(name)}.{namespace}:{self._platform.envoy_port}",
         )

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tidegate.api.deployment import Deployment, DeploymentStatus
+from tidegate.api.deployment import CommandName, Deployment, DeploymentStatus
 from tidegate.api.model_version import ModelVersion
 from tidegate.api.route import Route
 from tidegate.domain.conditions import find_condition, is_true
@@ -18,10 +18,30 @@ from tidegate.domain.manifests.serving import (
     template_hash,
 )
 from tidegate.domain.pods import find_final_failure, find_pod_problem, find_workload_problem
-from tidegate.domain.release import Backend, Observed, ObservedRoute, Stickiness, VersionID, Workload
+from tidegate.domain.release import (
+    Backend,
+    CommandRequest,
+    ModelState,
+    Observed,
+    ObservedRoute,
+    Stickiness,
+    VersionID,
+    Workload,
+)
+from tidegate.domain.rollback import healthy_versions
+from tidegate.domain.situation import identify
 from tidegate.ports import Manifest
 
-__all__ = ["Scene", "known_versions", "read_route", "read_workload", "version_of"]
+__all__ = [
+    "Scene",
+    "former_versions",
+    "known_versions",
+    "make_served",
+    "model_state",
+    "read_route",
+    "read_workload",
+    "version_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +82,13 @@ def make_served(deployment: Deployment, models: Mapping[str, ModelVersion], vers
     )
 
 
+def model_state(models: Mapping[str, ModelVersion], version: VersionID) -> ModelState:
+    """Return the state of a version's ModelVersion; one that has another artifact now is missing."""
+    model = models.get(version.model_version)
+    is_there = model is not None and model.spec.artifact.sha256 == version.digest
+    return ModelState.from_phase(model.status.phase if model and is_there else None)
+
+
 def version_of(workload: Mapping[str, Any]) -> VersionID | None:
     """Return which version a workload serves, from its annotations."""
     annotations = workload["metadata"].get("annotations") or {}
@@ -74,6 +101,16 @@ def known_versions(status: DeploymentStatus, workloads: Iterable[Mapping[str, An
     active = (status.stable, status.canary, status.experiment, *status.draining)
     named = {VersionID(each.model_version, each.digest) for each in active if each is not None}
     return named | {version for workload in workloads if (version := version_of(workload))}
+
+
+def former_versions(status: DeploymentStatus, command: CommandRequest | None) -> set[VersionID]:
+    """Return the versions that a rollback is about, or, while the command for one is not taken, may be about."""
+    found = {identify(status.rollback)} if status.rollback else set()
+    last = status.last_command
+    is_open = command is not None and (last is None or last.id != command.id)
+    if command is not None and is_open and command.command == CommandName.ROLLBACK:
+        found.update(healthy_versions(status))
+    return found
 
 
 def read_workload(
