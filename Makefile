@@ -16,7 +16,7 @@ demo: venv ## Local cluster, training, releases, bad releases: the whole chain, 
 
 test: lint ## Lint, types and every test, end to end on the local cluster included
 	@echo "==> tests: logic, real API server, Triton, Envoy and MLflow, then everything on the local cluster"
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=15
 
 e2e: venv ## The tests on the local cluster alone
 	$(BIN)/python -m pytest -m cluster

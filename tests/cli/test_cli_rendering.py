@@ -180,6 +180,7 @@ def test_every_reason_that_a_release_waits_for_has_advice() -> None:
         Reason.RETRY,
         Reason.STATUS_LOST,
         Reason.STEP_STARTED,
+        Reason.RAMP_TICK,
         Reason.STEP_PASSED,
         Reason.STEPS_PASSED,
         Reason.STEPS_CHANGED,
