@@ -276,6 +276,25 @@ def test_abort_then_retry_then_promote(
     until(kube, namespace, healthy_on("1.1.0"), "promoted")
 
 
+def test_person_goes_back_and_changes_her_mind(
+    kube: Kube, namespace: str, store: dict[str, Stored], load: Callable[..., Load]
+) -> None:
+    """Rules 6, 7 and 9: Rollback serves the former version without steps; the spec stays; Retry releases it again."""
+    serve(kube, namespace, "1.0.0", store["good"])
+    users = load("m")
+    ready_version(kube, namespace, "1.1.0", store["better"])
+    release(kube, namespace, "1.1.0")
+    until(kube, namespace, healthy_on("1.1.0"), "promoted")
+    command(kube, namespace, "Rollback")
+    found = until(kube, namespace, rolled_back, "rolled back")
+    assert found["status"]["stable"]["modelVersion"] == "m-1.0.0"
+    assert found["status"]["rejected"][0]["modelVersion"] == "m-1.1.0"
+    assert found["spec"]["modelVersion"] == "m-1.1.0", "the spec is the user's"
+    command(kube, namespace, "Retry")
+    until(kube, namespace, healthy_on("1.1.0"), "promoted again")
+    assert users.stop().failed == {}
+
+
 def command(kube: Kube, namespace: str, name: str) -> None:
     """Give a command the way a person's tool does."""
     value = json.dumps(
