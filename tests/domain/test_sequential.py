@@ -97,6 +97,7 @@ def test_total_failure_is_found_in_two_looks() -> None:
     assert second.e_value > 1e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("requests", SPLITS)
 @pytest.mark.parametrize("rate", [0, 0.001, 0.01, 0.2])
 def test_false_alarms_over_two_hundred_looks_stay_below_alpha(rate: float, requests: tuple[int, int]) -> None:
@@ -107,6 +108,7 @@ def test_false_alarms_over_two_hundred_looks_stay_below_alpha(rate: float, reque
     assert all(share <= alpha for alpha, share in found.items())
 
 
+@pytest.mark.slow
 def test_a_rising_rate_and_a_growing_share_are_no_evidence() -> None:
     """Added up, the canary looks four times worse: most of its requests came when both versions failed more."""
     random = np.random.default_rng(7)
@@ -133,6 +135,7 @@ POWER = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("requests", "canary", "stable", "margin", "power"), POWER)
 def test_power_at_twice_the_error_rate(
     requests: tuple[int, int], canary: float, stable: float, margin: float, power: float

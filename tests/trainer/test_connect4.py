@@ -178,6 +178,7 @@ def test_words_that_are_no_position_are_found():
     assert connect4.are_valid(words).tolist() == [False, False, False, False, True]
 
 
+@pytest.mark.slow
 def test_labels_agree_with_a_search_wherever_it_is_certain(labelled):
     certain = 0
     for row in range(0, len(labelled), len(labelled) // 60):

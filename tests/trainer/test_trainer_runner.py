@@ -43,6 +43,7 @@ def test_the_demo_trains_what_the_example_shows():
     assert (demo["trainer"], demo["resources"]) == (example["trainer"], example["resources"])
 
 
+@pytest.mark.slow
 def test_a_job_ends_with_a_model_and_its_facts(run, document, tmp_path, server):
     document["progress"] = {"url": f"{server.url}/progress", "intervalSeconds": 0.05}
     status, result = run(document)
@@ -58,6 +59,7 @@ def test_a_job_ends_with_a_model_and_its_facts(run, document, tmp_path, server):
     assert percents[-1] == 100
 
 
+@pytest.mark.slow
 def test_a_job_without_mlflow_s_server_ends_well(run, document, monkeypatch):
     monkeypatch.setattr("tidegate_trainer.tracking._LAST_SECONDS", 0.1)
     document["mlflow"] = {"trackingURI": "http://127.0.0.1:9", "experimentID": "1", "runID": "abc"}
@@ -176,6 +178,7 @@ def start(document, tmp_path, pod, output):
     return subprocess.Popen([sys.executable, "-m", "tidegate_trainer"], env=environment, stderr=output)
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_a_checkpoint_and_the_next_pod_ends_the_job(document, run, tmp_path, server):
     document["trainer"]["config"] |= {"epochs": 60}
     remote = document["checkpoint"]["uri"]
