@@ -11,6 +11,8 @@ from dev.demo.kube import Kube
 
 # Before anything imports ONNX Runtime: its Linux builds report usage home unless they are told not to.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+# As the trainer sets it for itself before it imports torch: beside other work, threads that wait must not spin.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
