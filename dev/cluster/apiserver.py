@@ -77,6 +77,11 @@ class ApiServer:
         program = ensure_program(self._folders, KUBERNETES, "kubectl")
         return run([program, f"--kubeconfig={self.kubeconfig}", *arguments], stdin=stdin)
 
+    def install_crds(self, folder: Path) -> None:
+        """Install every CRD of a folder and return when the API server has taken them over."""
+        self.kubectl("apply", "--server-side", "-f", folder)
+        self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+
     def _start(self) -> None:
         etcd = ensure_program(self._folders, ETCD, "etcd")
         apiserver = ensure_program(self._folders, KUBERNETES, "kube-apiserver")

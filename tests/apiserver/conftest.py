@@ -56,8 +56,7 @@ def _path(manifest: dict[str, Any], namespace: str) -> str:
 @pytest.fixture(scope="session")
 def server() -> Iterator[ApiServer]:
     with ApiServer() as running:
-        running.kubectl("apply", "--server-side", "-f", CRDS)
-        running.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        running.install_crds(CRDS)
         yield running
 
 

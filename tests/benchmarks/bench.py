@@ -18,6 +18,10 @@ from tests.e2e.artifacts import Stored
 from tests.e2e.objects import model_version
 
 GROUP, VERSION = TIDEGATE.split("/")
+EMPTY_BOARD = json.dumps(
+    {"inputs": [{"name": "board", "shape": [1, 3, 6, 7], "datatype": "FP32", "data": [0.0] * 126}]}
+)
+"""A request of one position."""
 
 
 @dataclass(frozen=True, slots=True)

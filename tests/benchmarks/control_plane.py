@@ -5,6 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from dev import installation
+from dev.cluster import kwok
 from dev.demo.kube import Object, is_true
 from tests.benchmarks.bench import Bench, Watcher
 from tests.benchmarks.report import Table, milliseconds, quantile
@@ -17,7 +18,7 @@ QUIET_SECONDS = 20
 CLIENTS = 8
 ON_FAKE_NODES = {
     "nodeSelector": {"type": "kwok"},
-    "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists"}],
+    "tolerations": [{"key": kwok.ANNOTATION, "operator": "Exists"}],
 }
 ABOUT = """\
 Real API server, scheduler, controllers, router and Envoy; the serving pods run on fake nodes of kwok. *All serving*:

@@ -1,7 +1,5 @@
 """How long a failing version has traffic: from its first error answer to a confirmed weight of 0."""
 
-import time
-
 from dev.demo import sabotage
 from dev.demo.kube import condition, is_true
 from tests.benchmarks.bench import Bench
@@ -9,6 +7,7 @@ from tests.benchmarks.report import Table
 from tests.e2e import artifacts
 from tests.e2e.load import Load
 from tests.e2e.objects import FAST, deployment
+from tests.e2e.releases import wait_until_closed
 
 NAME = "rollback"
 TIMES = 5
@@ -38,7 +37,7 @@ def measure(bench: Bench) -> Table:
 def _measure(bench: Bench, namespace: str, load: Load, version: str) -> list[str]:
     before = load.seen()
     bench.kube.merge("Deployment", "m", {"spec": {"modelVersion": version}}, namespace)
-    closed = _until_closed(bench, namespace, version)
+    closed = wait_until_closed(bench.kube, namespace, version, timeout=120)
     seen = load.seen()
     bench.kube.wait(
         "Deployment",
@@ -53,15 +52,3 @@ def _measure(bench: Bench, namespace: str, load: Load, version: str) -> list[str
 
 def _rejected(found: dict) -> str:
     return (found["status"].get("rejected") or [{}])[0].get("modelVersion", "")
-
-
-def _until_closed(bench: Bench, namespace: str, version: str) -> float:
-    deadline, open_before = time.monotonic() + 120, False
-    while time.monotonic() < deadline:
-        route = bench.kube.get("Route", "m", namespace) or {}
-        weights = {each["modelVersion"]: each["percent"] for each in (route.get("status") or {}).get("weights") or []}
-        open_before = open_before or weights.get(version, 0) > 0
-        if open_before and not weights.get(version):
-            return time.time()
-        time.sleep(0.02)
-    raise TimeoutError(f"the weight of {version} did not return to 0 within two minutes")

@@ -1,14 +1,11 @@
 """What the hop through Envoy costs: the same requests to Triton alone and through the endpoint."""
 
 import http.client
-import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-
 from dev.demo.kube import is_true
-from tests.benchmarks.bench import Bench
+from tests.benchmarks.bench import EMPTY_BOARD, Bench
 from tests.benchmarks.report import Table, milliseconds, quantile
 from tests.e2e.objects import deployment
 
@@ -56,13 +53,11 @@ def _measure(ways: dict[str, tuple[str, dict[str, str]]], clients: int) -> list[
 
 def _ask(address: str, headers: dict[str, str], count: int) -> list[float]:
     """Send requests one after the other over one connection and return their times."""
-    board = {"name": "board", "shape": [1, 3, 6, 7], "datatype": "FP32", "data": np.zeros(126).tolist()}
-    body = json.dumps({"inputs": [board]})
     connection = http.client.HTTPConnection(address, 8000, timeout=10)
     times = []
     for _ in range(count):
         begin = time.perf_counter()
-        connection.request("POST", "/v2/models/m/infer", body, {"content-type": "application/json", **headers})
+        connection.request("POST", "/v2/models/m/infer", EMPTY_BOARD, {"content-type": "application/json", **headers})
         answer = connection.getresponse()
         answer.read()
         times.append(time.perf_counter() - begin)

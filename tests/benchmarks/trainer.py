@@ -1,5 +1,10 @@
-"""Seconds and accuracy of the trainer's settings, each as a pod would run it."""
+"""Seconds and accuracy of the trainer's settings, each as a pod would run it.
 
+python -m tests.benchmarks trainer                                          # the table of docs/benchmarks.md
+python -m tests.benchmarks.trainer --only small --config '{"blocks": 5}'    # other settings, only printed
+"""
+
+import argparse
 import json
 import os
 import resource
@@ -7,7 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tests.benchmarks.report import Table
@@ -39,10 +46,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
 COLUMNS = ("config", "net", "examples", "whole", "CPU", "train", "examples/s", "moves", "random", "values", "peak MiB")
 
 
-def measure() -> Table:
-    """Train every configuration."""
-    rows = [_measure(name, config) for name, config in CONFIGS.items()]
+def measure(names: Iterable[str] = CONFIGS, changes: Mapping[str, Any] = MappingProxyType({})) -> Table:
+    """Train every configuration, or those named, with changed settings."""
+    rows = [_measure(name, {**CONFIGS[name], **changes}) for name in names]
     return Table(NAME, "Trainer", ABOUT, COLUMNS, rows)
+
+
+def main() -> None:
+    """Print the table for settings of one's own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=CONFIGS, action="append", help="run this one (can be repeated)")
+    parser.add_argument("--config", type=json.loads, default={}, help="JSON that is added to every configuration")
+    options = parser.parse_args()
+    print(measure(options.only or CONFIGS, options.config).to_markdown())
 
 
 def _measure(name: str, config: dict[str, Any]) -> tuple[str, ...]:
@@ -95,3 +111,7 @@ def run(config: dict[str, Any], cpu: float, folder: Path) -> dict[str, Any]:
     subprocess.run([sys.executable, "-m", "tidegate_trainer"], env=environment, check=True, capture_output=True)
     result: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return result
+
+
+if __name__ == "__main__":
+    main()

@@ -42,8 +42,7 @@ class Shell:
 @pytest.fixture(scope="module")
 def server() -> Iterator[ApiServer]:
     with ApiServer() as running:
-        running.kubectl("apply", "--server-side", "-f", ROOT / "crds")
-        running.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        running.install_crds(ROOT / "crds")
         yield running
 
 

@@ -7,7 +7,7 @@ import pytest
 from dev.demo.kube import TIDEGATE, Kube, Object
 from tests.e2e.artifacts import Stored
 from tests.e2e.load import Load
-from tests.e2e.test_releases import ready_version, serve
+from tests.e2e.releases import ready_version, serve
 
 pytestmark = pytest.mark.cluster
 

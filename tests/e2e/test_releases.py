@@ -7,60 +7,23 @@ from datetime import UTC, datetime
 
 import pytest
 
-from dev.demo.kube import SYSTEM, Kube, Object, condition, is_true
+from dev.demo.kube import SYSTEM, Kube, Object, is_true
 from tests.e2e.artifacts import Stored
 from tests.e2e.load import Load
-from tests.e2e.objects import FAST, deployment, model_version
+from tests.e2e.objects import FAST, deployment
+from tests.e2e.releases import (
+    canary_percent,
+    healthy_on,
+    pods,
+    ready_version,
+    release,
+    rolled_back,
+    serve,
+    until,
+    wait_until_closed,
+)
 
 pytestmark = pytest.mark.cluster
-
-
-def ready_version(kube: Kube, namespace: str, version: str, stored: Stored) -> str:
-    """Register a version and wait until it has passed its checks."""
-    kube.apply(model_version(namespace, version, stored))
-    kube.wait("ModelVersion", f"m-{version}", is_true("Ready"), timeout=90, namespace=namespace, what="Ready")
-    return f"m-{version}"
-
-
-def serve(kube: Kube, namespace: str, version: str, stored: Stored, **spec: object) -> Object:
-    """Release a first version and wait until it is healthy."""
-    ready_version(kube, namespace, version, stored)
-    kube.apply(deployment(namespace, version, **spec))
-    return kube.wait("Deployment", "m", is_true("Ready"), timeout=90, namespace=namespace, what="Ready")
-
-
-def release(kube: Kube, namespace: str, version: str) -> None:
-    """Change the one field that releases."""
-    kube.merge("Deployment", "m", {"spec": {"modelVersion": f"m-{version}"}}, namespace)
-
-
-def until(kube: Kube, namespace: str, holds: Callable[[Object], bool], what: str, timeout: float = 60) -> Object:
-    """Wait for a state of the Deployment."""
-    return kube.wait("Deployment", "m", holds, timeout=timeout, namespace=namespace, what=what)
-
-
-def healthy_on(version: str) -> Callable[[Object], bool]:
-    """Return a check: this version is stable and nothing is left to do."""
-    return lambda found: is_true("Ready")(found) and found["status"]["stable"]["modelVersion"] == f"m-{version}"
-
-
-def rolled_back(found: Object) -> bool:
-    """Tell whether the release was taken back (rule 6)."""
-    return (
-        found["status"].get("phase") == "RolledBack"
-        and condition(found, "Stalled").get("status") == "True"
-        and condition(found, "Ready").get("status") == "False"
-    )
-
-
-def canary_percent(found: Object) -> float:
-    """Return the confirmed share of the canary."""
-    return float(((found["status"].get("canary") or {}).get("percent")) or 0)
-
-
-def pods(kube: Kube, namespace: str) -> set[str]:
-    """Return the UIDs of the serving pods."""
-    return {pod["metadata"]["uid"] for pod in kube.pods("tidegate.dev/component=serving", namespace)}
 
 
 def test_promotion_moves_in_steps_keeps_the_pods_and_loses_no_request(
@@ -97,7 +60,7 @@ def test_failing_version_is_rolled_back_within_three_seconds(
     users = load("m", rate=60)
     ready_version(kube, namespace, "1.1.0", store["failing"])
     release(kube, namespace, "1.1.0")
-    closed = _watch_weight_return_to_zero(kube, namespace)
+    closed = wait_until_closed(kube, namespace, "m-1.1.0", timeout=60)
     found = until(kube, namespace, rolled_back, "rolled back")
     seen = users.stop()
     assert set(seen.failed) == {"m-1.1.0"}, "only the canary's own errors"
@@ -107,19 +70,6 @@ def test_failing_version_is_rolled_back_within_three_seconds(
     assert found["status"]["rejected"][0]["modelVersion"] == "m-1.1.0"
     assert found["status"]["stable"] | {"percent": 100} == found["status"]["stable"]
     _stays(kube, namespace, found)
-
-
-def _watch_weight_return_to_zero(kube: Kube, namespace: str) -> float:
-    """Return the Unix time at which the proxies confirmed that the canary has no traffic any more."""
-    deadline, had_traffic = time.monotonic() + 60, False
-    while time.monotonic() < deadline:
-        route = kube.get("Route", "m", namespace) or {}
-        weights = {w["modelVersion"]: w["percent"] for w in (route.get("status") or {}).get("weights") or []}
-        had_traffic = had_traffic or weights.get("m-1.1.0", 0) > 0
-        if had_traffic and not weights.get("m-1.1.0"):
-            return time.time()
-        time.sleep(0.05)
-    raise AssertionError("the canary's weight did not return to 0 within a minute")
 
 
 def _stays(kube: Kube, namespace: str, found: Object) -> None:

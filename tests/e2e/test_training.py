@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from dev import installation
+from dev.cluster import kwok
 from dev.demo.kube import TIDEGATE, Kube, Object, condition, is_true
 from tests.e2e.artifacts import Stored
 from tests.e2e.load import Load
-from tests.e2e.test_releases import healthy_on, serve, until
+from tests.e2e.releases import healthy_on, serve, until
 
 pytestmark = pytest.mark.cluster
 
@@ -186,7 +187,7 @@ def test_pod_with_gpus_lands_on_a_gpu_node(kube: Kube, namespace: str) -> None:
     """GPUs are limits, the node selector and tolerations are the user's, and the scheduler finds the node."""
     runs_on = {
         "nodeSelector": {"nvidia.com/gpu.present": "true"},
-        "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists"}],
+        "tolerations": [{"key": kwok.ANNOTATION, "operator": "Exists"}],
     }
     kube.apply(training_job(namespace, resources={"cpu": "1", "memory": "1Gi", "gpus": 2}, scheduling=runs_on))
     wait(kube, namespace, lambda f: (f.get("status") or {}).get("phase") == "Running", "Running", 60)

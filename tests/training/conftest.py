@@ -28,8 +28,7 @@ _numbers = count()
 @pytest.fixture(scope="session")
 def server() -> Iterator[ApiServer]:
     with ApiServer() as running:
-        running.kubectl("apply", "--server-side", "-f", CRDS)
-        running.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        running.install_crds(CRDS)
         running.kubectl("get", "trainingjobs,modelversions,deployments.tidegate.dev")  # waits until they are served
         running.kubectl("create", "-f", "-", stdin=GPU_RUNTIME)
         yield running

@@ -1,5 +1,6 @@
 """The options that the commands share."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tidegate.api.base import parse_duration
-from tidegate.cli.cluster import connect
+from tidegate.cli.cluster import Cluster, connect
 from tidegate.cli.exits import Problem
 from tidegate.cli.printing import Output
 from tidegate.cli.view import read_view
@@ -44,26 +45,28 @@ def _read_duration(text: str | timedelta) -> timedelta:
 
 
 def _complete(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Offer the names of the Deployments; nothing where the cluster cannot be asked."""
-    given = ctx.params
-    try:
-        cluster = connect(given.get("kubeconfig"), given.get("context"), given.get("namespace"))
-        names = [each["metadata"]["name"] for each in cluster.list_deployments()]
-    except Problem:
-        return []
-    return [name for name in names if name.startswith(incomplete)]
+    """Offer the names of the Deployments."""
+    return _offer(ctx, incomplete, lambda cluster: [each["metadata"]["name"] for each in cluster.list_deployments()])
 
 
 def _complete_version(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Offer the versions that were healthy; nothing where the Deployment cannot be read."""
+    """Offer the versions that were healthy."""
+
+    def find(cluster: Cluster) -> list[str]:
+        status = read_view(cluster.get_deployment(ctx.params.get("deployment") or "")).status
+        return [each.model_version for each in healthy_versions(status)]
+
+    return _offer(ctx, incomplete, find)
+
+
+def _offer(ctx: typer.Context, incomplete: str, find: Callable[[Cluster], list[str]]) -> list[str]:
+    """Return what begins like that; nothing where the cluster cannot be asked."""
     given = ctx.params
     try:
-        cluster = connect(given.get("kubeconfig"), given.get("context"), given.get("namespace"))
-        status = read_view(cluster.get_deployment(given.get("deployment") or "")).status
+        names = find(connect(given.get("kubeconfig"), given.get("context"), given.get("namespace")))
     except Problem:
         return []
-    names = dict.fromkeys(each.model_version for each in healthy_versions(status))
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
 
 
 Name = Annotated[

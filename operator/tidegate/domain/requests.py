@@ -6,7 +6,7 @@ because no server could be reached or none answered in time, is a 5xx and a gRPC
 """
 
 from tidegate.domain.release import Measurement
-from tidegate.domain.series import Series, Window, measure_rate, share_of
+from tidegate.domain.series import Parts, Series, Window, measure_rate, proportion_of, share_of
 from tidegate.domain.statistics import Proportion
 
 __all__ = ["GRPC_FAILURES", "GRPC_STATUSES", "REQUESTS", "count_failures", "measure_error_rate", "measure_request_rate"]
@@ -23,24 +23,24 @@ The others are the client's, as 4xx is, RESOURCE_EXHAUSTED (HTTP 429) among them
 
 def measure_error_rate(window: Window, version: str) -> Measurement:
     """Measure which share of a version's requests failed; `window` holds REQUESTS and GRPC_STATUSES."""
-    requests = window.of(version, _is_request)
-    if not window.is_fresh(requests):
-        return Measurement()
-    return share_of(_count_failures(window, version), window.count(requests))
+    return share_of(_count_parts(window, version))
 
 
 def count_failures(window: Window, version: str) -> Proportion | None:
     """Count a version's failures among its requests; None if nobody counts any more."""
-    requests = window.of(version, _is_request)
-    if not window.is_fresh(requests):
-        return None
-    samples = round(window.count(requests))
-    return Proportion(samples, min(round(_count_failures(window, version)), samples))
+    return proportion_of(_count_parts(window, version))
 
 
 def measure_request_rate(window: Window, version: str) -> Measurement:
     """Measure the requests per second; `window` may hold GRPC_STATUSES, too."""
     return measure_rate(window, version, _is_request)
+
+
+def _count_parts(window: Window, version: str) -> Parts | None:
+    requests = window.of(version, _is_request)
+    if not window.is_fresh(requests):
+        return None
+    return _count_failures(window, version), window.count(requests)
 
 
 def _count_failures(window: Window, version: str) -> float:

@@ -22,6 +22,7 @@ from tidegate.domain.release import Measurement
 from tidegate.domain.statistics import Proportion
 
 __all__ = [
+    "Parts",
     "Sample",
     "Series",
     "Window",
@@ -32,12 +33,15 @@ __all__ = [
     "measure_quantile",
     "measure_rate",
     "measure_share",
+    "proportion_of",
     "quantile",
     "share_of",
 ]
 
 Sample = tuple[float, float]
 """Unix time in seconds, and value."""
+Parts = tuple[float, float]
+"""What is looked for, and everything that it is a part of, as counted in a window."""
 
 MISSED_SCRAPES = 3
 """After so many scrapes without a sample the data are stale."""
@@ -99,33 +103,42 @@ class Window:
 
 def measure_share(positive: Window, total: Window, version: str) -> Measurement:
     """Measure which share of everything that `total` counts is counted by `positive`."""
-    everything = total.of(version)
-    if not total.is_fresh(everything):
-        return Measurement()
-    return share_of(positive.count(positive.of(version)), total.count(everything))
+    return share_of(_count_parts(positive, total, version))
 
 
-def share_of(part: float, whole: float) -> Measurement:
-    """Return a share with its samples; of nothing there is no share.
+def count_share(positive: Window, total: Window, version: str) -> Proportion | None:
+    """Count how many of everything that `total` counts are counted by `positive`."""
+    return proportion_of(_count_parts(positive, total, version))
 
-    >>> share_of(1, 4)
-    Measurement(value=0.25, stable_value=None, samples=4, error=None)
+
+def share_of(counted: Parts | None) -> Measurement:
+    """Return the share of a part in the whole; None: nobody counts any more; of nothing there is no share.
+
+    >>> measured = share_of((1, 4))
+    >>> (measured.value, measured.samples)
+    (0.25, 4)
     """
+    if counted is None:
+        return Measurement()
+    part, whole = counted
     if whole <= 0:
         return Measurement(samples=0)
     return Measurement(value=min(max(part / whole, 0.0), 1.0), samples=round(whole))
 
 
-def count_share(positive: Window, total: Window, version: str) -> Proportion | None:
-    """Count how many of everything that `total` counts are counted by `positive`.
+def proportion_of(counted: Parts | None) -> Proportion | None:
+    """Return the counts themselves; None if nobody counts any more, and nothing counted is an empty proportion."""
+    if counted is None:
+        return None
+    samples = round(counted[1])
+    return Proportion(samples, min(round(counted[0]), samples))
 
-    None if nobody counts any more; nothing counted is an empty proportion.
-    """
+
+def _count_parts(positive: Window, total: Window, version: str) -> Parts | None:
     everything = total.of(version)
     if not total.is_fresh(everything):
         return None
-    samples = round(total.count(everything))
-    return Proportion(samples, min(round(positive.count(positive.of(version))), samples))
+    return positive.count(positive.of(version)), total.count(everything)
 
 
 def count_slow(window: Window, version: str, bound: float) -> Proportion | None:
