@@ -22,7 +22,7 @@ e2e: venv ## The tests on the local cluster alone
 	$(BIN)/python -m pytest -m cluster
 
 check: lint ## Lint, types and the fast tests
-	$(BIN)/python -m pytest -m "$(FAST)" -q
+	$(BIN)/python -m pytest -m "$(FAST)" -q --numprocesses auto --dist worksteal
 
 lint: venv
 	@echo "==> lint, types, layers, generated files"

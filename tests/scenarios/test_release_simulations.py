@@ -29,6 +29,7 @@ def test_log(case: Scenario) -> None:
     assert world.log == path.read_text().splitlines()
 
 
+@pytest.mark.slow
 @scenarios
 def test_any_order_ends_alike(case: Scenario) -> None:
     undisturbed = case.build()

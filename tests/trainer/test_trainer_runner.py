@@ -67,6 +67,7 @@ def test_a_job_without_mlflow_s_server_ends_well(run, document, monkeypatch):
     assert (status, result["mlflowRunID"]) == (0, "abc")
 
 
+@pytest.mark.slow
 def test_everything_goes_through_mlflow_when_it_is_the_store(run, document, server):
     root = "mlflow-artifacts:/1/abc/artifacts"
     document |= {"artifact": {"uri": f"{root}/model"}, "mlflow": None}

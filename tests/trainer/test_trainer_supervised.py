@@ -192,6 +192,7 @@ def test_a_base_model_is_where_training_starts(train):
     assert all(close)
 
 
+@pytest.mark.slow
 def test_a_base_model_of_another_shape_says_which_fields_to_change(train):
     base = build_network(SupervisedConfig(blocks=1, channels=16), 0).state_dict()
     with pytest.raises(TrainingError) as caught:
