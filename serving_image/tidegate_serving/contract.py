@@ -16,10 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.alias_generators import to_camel
 
 __all__ = [
+    "Agreement",
     "Artifact",
     "CheckName",
     "CheckOutcome",
     "CheckResult",
+    "ComparatorDocument",
+    "ComparedVersion",
     "ContractError",
     "DataType",
     "Failure",
@@ -33,6 +36,7 @@ __all__ = [
     "TritonSettings",
     "ValidationDocument",
     "ValidationResult",
+    "parse_document",
     "read_document",
     "write_schemas",
 ]
@@ -126,6 +130,39 @@ class ServingDocument(ContractModel):
     mlflow_url: str | None = Field(
         default=None, alias="mlflowURL", description="MLflow server that answers for mlflow-artifacts:/ addresses."
     )
+
+
+class ComparedVersion(ContractModel):
+    """One of the two versions that a comparator asks."""
+
+    model_version: str = Field(min_length=1, description="Name of the ModelVersion.")
+    url: str = Field(pattern="^http://", description="Address of its servers.")
+
+
+class Agreement(StrEnum):
+    """When two answers to one question agree."""
+
+    ARGMAX = "Argmax"
+    TOLERANCE = "Tolerance"
+
+
+class ComparatorDocument(ContractModel):
+    """Whom a comparator asks and how it compares; the value of TIDEGATE_COMPARATOR."""
+
+    contract_version: Literal["v1"] = Field(description="Version of this contract.")
+    namespace: str = Field(min_length=1, description="Namespace of the Deployment.")
+    deployment: str = Field(min_length=1, description="Name of the Deployment.")
+    stable: ComparedVersion = Field(description="The version that serves.")
+    shadow: ComparedVersion = Field(description="The version that no user gets an answer of.")
+    agreement: Agreement = Field(description="Argmax: the largest value is at the same place; Tolerance: near enough.")
+    tolerance: float | None = Field(default=None, ge=0, description="Largest absolute difference that agrees.")
+    outputs: tuple[str, ...] | None = Field(default=None, description="Outputs to compare; null compares all.")
+
+    @model_validator(mode="after")
+    def _has_its_tolerance(self) -> Self:
+        if (self.agreement is Agreement.TOLERANCE) != (self.tolerance is not None):
+            raise ValueError("tolerance and agreement Tolerance belong together")
+        return self
 
 
 class Parity(ContractModel):
@@ -249,15 +286,23 @@ def read_document(model: type[Document], environment: Mapping[str, str], variabl
     if not path:
         raise ContractError(f"{variable} is not set; set it to the path of the mounted document")
     try:
-        return model.model_validate_json(Path(path).read_bytes())
+        text = Path(path).read_bytes()
     except OSError as error:
         raise ContractError(f"cannot read {path}: {error.strerror}; mount the document there") from error
+    return parse_document(model, text, path)
+
+
+def parse_document(model: type[Document], text: str | bytes, source: str) -> Document:
+    """Check a document; `source` names it in the error."""
+    try:
+        return model.model_validate_json(text)
     except ValidationError as error:
         details = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg']}" for e in error.errors())
-        raise ContractError(f"{path} breaks the contract {model.__name__} v1: {details}") from error
+        raise ContractError(f"{source} breaks the contract {model.__name__} v1: {details}") from error
 
 
 SCHEMAS: dict[str, type[ContractModel]] = {
+    "comparator": ComparatorDocument,
     "serving": ServingDocument,
     "serving-failure": Failure,
     "validation": ValidationDocument,

@@ -179,6 +179,8 @@ def test_every_reason_that_a_release_waits_for_has_advice() -> None:
         Reason.ROLLBACK_WINDOW,
         Reason.RETRY,
         Reason.STATUS_LOST,
+        Reason.SHADOW_STARTED,
+        Reason.SHADOW_PASSED,
         Reason.STEP_STARTED,
         Reason.RAMP_TICK,
         Reason.STEP_PASSED,

@@ -22,7 +22,7 @@ from tidegate.domain.manifests.serving import (
     build_serving,
     template_hash,
 )
-from tidegate.domain.release import Backend, Stickiness, VersionID
+from tidegate.domain.release import Backend, SetRoute, Stickiness, VersionID
 from tidegate_serving.contract import ServingDocument
 
 SIGNATURE = Signature(
@@ -216,7 +216,7 @@ def test_the_route_names_the_services_of_the_versions() -> None:
         Backend(VersionID("connect4-1.1.0", "a" * 64), 5.0, Role.CANARY),
         Backend(VersionID("connect4-1.0.0", "b" * 64), 95.0, Role.STABLE, variant="control"),
     )
-    route = build_route("default", "connect4", "uid-1", backends, Stickiness("x-user-id"))
+    route = build_route("default", "connect4", "uid-1", SetRoute(backends, Stickiness("x-user-id")))
     spec = RouteSpec.model_validate(route["spec"])
     assert [each.service for each in spec.backends] == [
         names.serving("connect4", "connect4-1.1.0", "a" * 64),
@@ -226,7 +226,7 @@ def test_the_route_names_the_services_of_the_versions() -> None:
     assert spec.sticky is not None
     assert spec.backends[1].variant == "control"
     assert route["spec"]["sticky"] == {"header": "x-user-id"}
-    salted = build_route("default", "connect4", "uid-1", backends, Stickiness("x-user-id", "a-b"))
+    salted = build_route("default", "connect4", "uid-1", SetRoute(backends, Stickiness("x-user-id", "a-b")))
     assert salted["spec"]["sticky"] == {"header": "x-user-id", "salt": "a-b"}
-    assert "sticky" not in build_route("default", "connect4", "uid-1", backends, None)["spec"]
+    assert "sticky" not in build_route("default", "connect4", "uid-1", SetRoute(backends))["spec"]
     assert json.dumps(route)

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import pytest
 
@@ -23,6 +23,7 @@ from tests.router.support import (
 )
 from tidegate.router import snapshot
 from tidegate.router.app import Router
+from tidegate.router.names import Protocol
 from tidegate.router.parts import Part
 from tidegate.router.routes import RouteView
 from tidegate.router.splits import Segment
@@ -190,9 +191,9 @@ async def test_refused_configuration_stalls_its_route_and_no_other(
     """Envoy refuses a route without weights; the router finds the guilty Route among those that changed."""
     original = snapshot.build_route
 
-    def broken(view: RouteView, segments: Sequence[Segment], *, mirror_ready: bool) -> Part:
+    def broken(view: RouteView, segments: Sequence[Segment], *, mirrored: Set[Protocol]) -> Part:
         pieces = [Segment(0, 0)] if view.name == "bad" else segments
-        return original(view, pieces, mirror_ready=mirror_ready)
+        return original(view, pieces, mirrored=mirrored)
 
     monkeypatch.setattr(snapshot, "build_route", broken)
     stable = [backend(STABLE, "stable", 100)]

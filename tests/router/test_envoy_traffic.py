@@ -164,6 +164,25 @@ async def test_mirror_copies_requests_and_nobody_notices(world: World) -> None:
     await client.close()
 
 
+async def test_who_takes_copies_over_http_alone_gets_no_grpc_calls(world: World) -> None:
+    """As a comparator does: calls over gRPC go on, uncopied."""
+    shadow = await Upstream("shadow").start()
+    copies = slice_object("shadow", http=shadow.port)
+    copies["ports"] = [each for each in copies["ports"] if each["name"] == "http"]
+    world.cluster.slices.put(copies)
+    world.split(0, mirror={"modelVersion": "connect4-2.0.0", "service": "shadow", "percent": 100})
+    async with grpc_stable(world) as (_, channel):
+        await world.confirmed()
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        assert await call(b"x") == b"from grpc: x"
+        client = Client(world.envoy.port)
+        assert (await client.get(x_user_id="u")).status == 200
+        await client.close()
+        await eventually(lambda: shadow.requests[INFER] == 1)
+    assert shadow.requests.total() == 1
+    await shadow.stop()
+
+
 async def _mirror_series(world: World) -> str:
     lines = (await world.envoy.metrics()).splitlines()
     return next((x for x in lines if "upstream_rq_xx" in x and "mirror" in x and x.endswith(" 100")), "")

@@ -49,6 +49,7 @@ class ReleaseWorld:
         self.telemetry = FakeTelemetry()
         self.clock = FakeClock()
         self.pods_become_ready = True
+        self.comparators_become_ready = True
         self.router_confirms = True
         self.shares: list[dict[str, float]] = []
         """Every distinct split that the proxies confirmed, in order."""
@@ -98,6 +99,8 @@ class ReleaseWorld:
             return
         for live in self.objects.list(WORKLOAD, "default"):
             replicas = live["spec"]["replicas"]
+            if live["metadata"]["labels"]["tidegate.dev/component"] == "comparator":
+                replicas *= self.comparators_become_ready
             status = {
                 "observedGeneration": live["metadata"]["generation"],
                 "replicas": replicas,

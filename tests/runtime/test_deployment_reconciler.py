@@ -1,6 +1,7 @@
 """Deployment, reconciled in a small world: releases, faults between any two requests, restarts, bad input."""
 
 import itertools
+import json
 from typing import Any
 
 import pytest
@@ -44,6 +45,73 @@ RELEASE = [
 
 def world(**spec: Any) -> ReleaseWorld:
     return ReleaseWorld(model_version("1.0.0"), model_version("2.0.0"), model_version("3.0.0"), deployment(**spec))
+
+
+SHADOWED = {
+    "strategy": {
+        "type": "Shadow",
+        "shadow": {"percent": 40, "duration": "10s", "then": "Immediate"},
+        "immediate": {"bake": "0s"},
+    },
+    "analysis": {"interval": "2s"},
+}
+COMPARATOR = {"tidegate.dev/component": "comparator"}
+
+
+async def test_a_shadowed_version_gets_copies_until_its_answers_are_compared() -> None:
+    """Requirement 0.40: Service and pod of the comparator, copies by way of it, and nothing of it afterwards."""
+    made = world(**SHADOWED)
+    await made.settle(3)
+    made.say("2.0.0", "disagreement", Measurement(0.001, samples=4000))
+    made.release("2.0.0")
+    await made.settle(5)
+    (comparator,) = made.objects.list(WORKLOAD, "default", COMPARATOR)
+    (service,) = made.objects.list(SERVICE, "default", COMPARATOR)
+    route = made.objects.get(ROUTE_KEY)
+    assert route is not None
+    mirror = {"modelVersion": "connect4-2.0.0", "service": service["metadata"]["name"], "percent": 40}
+    assert route["spec"]["mirror"] == mirror
+    assert [each["percent"] for each in route["spec"]["backends"]] == [100]
+    document = json.loads(comparator["spec"]["template"]["spec"]["containers"][0]["env"][0]["value"])
+    assert [document[side]["modelVersion"] for side in ("stable", "shadow")] == ["connect4-1.0.0", "connect4-2.0.0"]
+    assert made.status["canary"]["mirrorPercent"] == 40
+    assert made.status["canary"]["percent"] == 0
+    await made.settle(20)
+    assert made.status["stable"]["modelVersion"] == "connect4-2.0.0"
+    assert made.shares == [{"connect4-1.0.0": 100}, {"connect4-2.0.0": 100}]
+    assert not made.objects.list(WORKLOAD, "default", COMPARATOR)
+    assert not made.objects.list(SERVICE, "default", COMPARATOR)
+    route = made.objects.get(ROUTE_KEY)
+    assert route is not None
+    assert "mirror" not in route["spec"]
+
+
+async def test_a_shadowed_version_that_disagrees_never_gets_a_user() -> None:
+    made = world(**SHADOWED)
+    await made.settle(3)
+    made.say("2.0.0", "disagreement", Measurement(0.3, samples=4000))
+    made.release("2.0.0")
+    await made.settle(30)
+    assert made.status["phase"] == "RolledBack"
+    assert made.shares == [{"connect4-1.0.0": 100}]
+    assert not made.objects.list(WORKLOAD, "default", COMPARATOR)
+    rejected = made.status["rejected"][0]
+    assert "disagreement = 0.3 of 4000 answers (95 % interval" in rejected["message"]
+
+
+async def test_a_comparator_that_does_not_start_is_said_and_no_version_is_blamed() -> None:
+    made = world(**SHADOWED, progressDeadline="5s")
+    await made.settle(3)
+    made.comparators_become_ready = False
+    made.release("2.0.0")
+    await made.settle(20)
+    assert made.condition("Stalled")["reason"] == "ComparatorNotReady"
+    assert made.status["canary"]["modelVersion"] == "connect4-2.0.0"
+    assert not made.status.get("rejected")
+    made.comparators_become_ready = True
+    made.say("2.0.0", "disagreement", Measurement(0.001, samples=4000))
+    await made.settle(20)
+    assert made.status["stable"]["modelVersion"] == "connect4-2.0.0"
 
 
 async def test_first_release_ends_healthy_and_then_nothing_more_is_sent() -> None:

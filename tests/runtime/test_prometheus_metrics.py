@@ -130,6 +130,28 @@ async def test_latency_in_milliseconds(prometheus: Prometheus) -> None:
     assert found["latencyP50"].value == pytest.approx(1 + 4 * 40 / 89)
 
 
+async def test_copies_are_counted_by_the_comparator(prometheus: Prometheus) -> None:
+    """Of a shadowed version nothing is asked of the proxies, and the stable one is measured by the same copies."""
+
+    def answer(promql: str) -> Any:
+        if "latency" in promql:
+            buckets = (("5", 90.0), ("10", 100.0), ("+Inf", 100.0))
+            return matrix(*((labels(each, le=bound), count) for each in (CANARY, STABLE) for bound, count in buckets))
+        counts = {"disagreements": 3, "comparisons": 200, "failures": 10, "requests": 250}
+        count = next(value for name, value in counts.items() if f"tidegate_shadow_{name}_total" in promql)
+        return matrix((labels(CANARY), count), *([(labels(STABLE), count / 10)] if count in (10, 250) else []))
+
+    prometheus.answer = answer
+    copied = [query("disagreement", max=0.02), query("errorRate", max=0.05), query("latencyP95", max=50)]
+    compared = query("errorRateVsStable", compare=True, compared={"metric": "errorRate"})
+    found = await prometheus.ask(*(replace(each, mirrored=True, stable=STABLE) for each in (*copied, compared)))
+    assert found["disagreement"] == Measurement(value=pytest.approx(0.015), samples=200)
+    assert found["errorRate"] == Measurement(value=pytest.approx(0.04), stable_value=pytest.approx(0.04), samples=250)
+    assert found["latencyP95"].value == found["latencyP95"].stable_value == pytest.approx(7.5)
+    assert found["errorRateVsStable"].counted == Counted(Proportion(250, 10), Proportion(25, 1))
+    assert all("tidegate_shadow_" in each for each in prometheus.queries)
+
+
 async def test_outcomes(prometheus: Prometheus) -> None:
     def answer(promql: str) -> Any:
         assert 'metric="accuracy"' in promql

@@ -800,3 +800,77 @@ def rollback_is_refused_during_a_test() -> World:
         world.give("Rollback", "2")
 
     return make_world(*released("v2"), Event(settled_on("v2"), begin), Event(at_once, end, after=8))
+
+
+SHADOW: dict[str, object] = {
+    "type": "Shadow",
+    "shadow": {"percent": 50, "duration": "5s", "max_disagreement": 0.02, "then": "Canary"},
+    "canary": {"initial_percent": 10, "increment_percent": 90, "interval": "2s"},
+}
+
+
+def shadowed(share: float, samples: int = 1000) -> dict[str, Measurement | None]:
+    """Answer what a comparator has counted; the users' metrics pass."""
+    return {"disagreement": Measurement(share, samples=samples)}
+
+
+def is_shadowed(world: World) -> bool:
+    return world.route is not None and world.route.mirror is not None
+
+
+@scenario(40, "v2", history=("v1 Promoted", "v2 Promoted"))
+def shadow_then_canary() -> World:
+    """Copies first, then users: the answers agree, the copies end, and the canary's steps begin."""
+    world = make_world(Event(settled_on("v1"), release("v2"), after=2), strategy=SHADOW)
+    world.values["v2"] = shadowed(0.004)
+    return world
+
+
+@scenario(40, "v1", DeploymentPhase.ROLLED_BACK, history=("v1 Promoted", "v2 RolledBack"))
+def shadow_disagrees() -> World:
+    """The answers differ: rolled back before any user has got one."""
+    world = make_world(Event(settled_on("v1"), release("v2"), after=2), strategy=SHADOW)
+    world.values["v2"] = shadowed(0.2)
+    return world
+
+
+@scenario(60, "v2", history=("v1 Promoted", "v2 Promoted"))
+def shadow_waits_for_evidence() -> World:
+    """Beyond its time the shadow is held while the rate is above the bound and not shown to be; then it passes."""
+    world = make_world(
+        Event(settled_on("v1"), release("v2"), after=2),
+        Event(is_shadowed, answer("v2", shadowed(0.015, 4000)), after=12),
+        strategy=SHADOW,
+    )
+    world.values["v2"] = shadowed(0.03, 200)
+    return world
+
+
+@scenario(60, "v2", history=("v1 Promoted", "v2 Promoted"))
+def shadow_alone_waits_for_a_person() -> World:
+    """Without ``then`` nobody but a person lets users in."""
+    shadow = {"type": "Shadow", "shadow": {"duration": "3s"}}
+    return make_world(
+        Event(settled_on("v1"), release("v2"), after=2),
+        Event(in_phase(DeploymentPhase.PAUSED, "v2"), command("Promote"), after=3),
+        strategy=shadow,
+    )
+
+
+@scenario(60, "v3", history=("v1 Promoted", "v2 Superseded", "v3 Promoted"))
+def shadow_superseded() -> World:
+    """Another version in the middle of the comparison: the copies end before the pods go, and begin anew."""
+    return make_world(
+        Event(settled_on("v1"), release("v2"), after=2),
+        Event(is_shadowed, release("v3"), after=2),
+        strategy=SHADOW,
+    )
+
+
+@scenario(60, "v1", DeploymentPhase.ROLLED_BACK, history=("v1 Promoted", "v2 Aborted"))
+def shadow_aborted() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2"), after=2),
+        Event(is_shadowed, command("Abort"), after=2),
+        strategy=SHADOW,
+    )

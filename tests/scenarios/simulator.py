@@ -17,13 +17,17 @@ from datetime import UTC, datetime, timedelta
 from tidegate.api.base import ComputeResources
 from tidegate.api.deployment import DeploymentSpec, DeploymentStatus
 from tidegate.domain.release import (
+    ApplyComparator,
     ApplyWorkload,
     Backend,
     CommandRequest,
+    Comparator,
     Counted,
+    DeleteComparator,
     DeleteWorkload,
     Experiment,
     Measurement,
+    Mirror,
     ModelState,
     Observed,
     ObservedRoute,
@@ -42,7 +46,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 TICK = timedelta(seconds=1)
 REQUESTS = 400
 """Requests per second, all versions together."""
-Act = ApplyWorkload | SetRoute | DeleteWorkload
+Act = ApplyWorkload | ApplyComparator | SetRoute | DeleteWorkload | DeleteComparator
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class Proxy:
     name: str
     generation: int = 0
     backends: tuple[Backend, ...] = ()
+    mirror: Mirror | None = None
     frozen: bool = False
 
 
@@ -108,6 +113,8 @@ class World:
     generation: int = 1
     now: datetime = START
     workloads: dict[VersionID, Pods] = field(default_factory=dict)
+    comparators: dict[VersionID, tuple[VersionID, int]] = field(default_factory=dict)
+    """By shadowed version: what it is compared with, and the age of the pod."""
     route: SetRoute | None = None
     route_generation: int = 0
     confirmed_generation: int = 0
@@ -157,6 +164,7 @@ class World:
         for key, pods in self.workloads.items():
             starts = key.model_version not in self.broken | self.corrupt
             pods.ages = [age + starts for age in pods.ages]
+        self.comparators = {key: (stable, age + 1) for key, (stable, age) in self.comparators.items()}
         self.lost += sum(
             each.percent
             for proxy in self.proxies
@@ -190,6 +198,7 @@ class World:
         for proxy in self.proxies:
             if not proxy.frozen and self.route is not None:
                 proxy.generation, proxy.backends = self.route_generation, self.route.backends
+                proxy.mirror = self.route.mirror
         if self.route is not None and all(each.generation == self.route_generation for each in self.proxies):
             self.confirmed_generation = self.route_generation
             self.live = {each.version: each.percent for each in self.route.backends}
@@ -210,6 +219,7 @@ class World:
             state_message="its checks failed" if state is ModelState.REJECTED else "",
             workloads={key: self._observe_pods(key, pods) for key, pods in self.workloads.items()},
             route=self._observe_route(),
+            comparators={key: self._observe_comparator(key) for key in self.comparators},
             command=self.command,
             former={key: self._observe_former(key) for key in former_versions(self.status, self.command)},
             experiment=self.experiment,
@@ -234,6 +244,17 @@ class World:
             fatal_at=fatal_at,
         )
 
+    def _observe_comparator(self, key: VersionID) -> Comparator:
+        stable, age = self.comparators[key]
+        canary, serves = self.status.canary, self.status.stable
+        is_current = (
+            canary is not None
+            and serves is not None
+            and (canary.model_version, canary.digest, serves.model_version, serves.digest)
+            == (key.model_version, key.digest, stable.model_version, stable.digest)
+        )
+        return Comparator(ready=age >= self.ready_after, current=is_current)
+
     def _observe_route(self) -> ObservedRoute:
         if self.route is None:
             return ObservedRoute()
@@ -241,6 +262,7 @@ class World:
             exists=True,
             backends=self.route.backends,
             sticky=self.route.sticky,
+            mirror=self.route.mirror,
             confirmed=self.confirmed_generation == self.route_generation,
             live=self._live_by_name(),
             missing=tuple(each.name for each in self.proxies if each.generation != self.route_generation),
@@ -324,19 +346,28 @@ class World:
             self.say(f"    {after.phase} ({ready.reason}): {after.message}")
 
     def act(self, act: Act) -> None:
-        if isinstance(act, ApplyWorkload):
+        if isinstance(act, ApplyComparator):
+            self.say(f"  compare {act.version} with {act.stable}")
+            self.comparators[act.version] = (act.stable, 0)
+        elif isinstance(act, DeleteComparator):
+            self.say(f"  stop comparing {act.version}")
+            self.check_copies(act.version)
+            del self.comparators[act.version]
+        elif isinstance(act, ApplyWorkload):
             self.say(f"  apply {act.version} × {act.replicas}")
             self.check_scale(act)
             fatal_at = self.now if act.version.model_version in self.corrupt else None
             pods = self.workloads.setdefault(act.version, Pods(fatal_at=fatal_at))
             pods.replicas, pods.resources = act.replicas, self.spec.serving.resources
         elif isinstance(act, SetRoute):
-            self.say("  route " + " ".join(f"{each.version}={each.percent:g}" for each in act.backends))
+            copies = f", copies to {act.mirror.version}={act.mirror.percent:g}" if act.mirror else ""
+            self.say("  route " + " ".join(f"{each.version}={each.percent:g}" for each in act.backends) + copies)
             self.check_route(act)
             self.route, self.route_generation = act, self.route_generation + 1
         else:
             self.say(f"  delete {act.version}")
             self.check_removal(act.version)
+            self.check_copies(act.version)
             del self.workloads[act.version]
 
     # Invariants
@@ -394,6 +425,8 @@ class World:
         total = sum(each.percent for each in act.backends)
         if abs(total - 100) > 1e-9 or any(each.percent < 0 or each.percent > 100 for each in act.backends):
             raise InvariantError(f"weights {act.backends} do not sum to 100")
+        if act.mirror and (self.ready(act.mirror.version) == 0) and (not self.route or self.route.mirror != act.mirror):
+            raise InvariantError(f"{act.mirror.version} gets copies and has no ready pod")
         before = {each.version: each.percent for each in self.route.backends} if self.route else {}
         for each in act.backends:
             if each.percent > before.get(each.version, 0) and self.ready(each.version) == 0:
@@ -411,6 +444,11 @@ class World:
         for proxy in self.proxies:
             if self._real_share(proxy, of) > 0:
                 raise InvariantError(f"{of} is removed, but {proxy.name} still sends it traffic")
+
+    def check_copies(self, of: VersionID) -> None:
+        for proxy in self.proxies:
+            if proxy.mirror and proxy.mirror.version == of:
+                raise InvariantError(f"{of} is removed, but {proxy.name} still sends it copies")
 
     def _real_share(self, proxy: Proxy, of: VersionID) -> float:
         return sum(each.percent for each in proxy.backends if each.version == of)

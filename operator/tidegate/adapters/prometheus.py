@@ -32,6 +32,7 @@ from tidegate.domain.series import (
     measure_quantile,
     measure_share,
 )
+from tidegate.domain.shadow import DISAGREEMENT
 from tidegate.domain.statistics import Proportion
 from tidegate.errors import Unavailable
 
@@ -41,6 +42,12 @@ LATENCIES = "envoy_cluster_upstream_rq_time_bucket"
 OUTCOMES = "tidegate_outcomes_total"
 POSITIVE = "tidegate_outcomes_positive_total"
 QUANTILES = {"latencyP50": 0.5, "latencyP95": 0.95, "latencyP99": 0.99}
+COPY_LATENCIES = "tidegate_shadow_latency_milliseconds_bucket"
+COPIES = {
+    DISAGREEMENT: ("tidegate_shadow_disagreements_total", "tidegate_shadow_comparisons_total"),
+    "errorRate": ("tidegate_shadow_failures_total", "tidegate_shadow_requests_total"),
+}
+"""Counters of a comparator: what is looked for, and everything that it is a part of."""
 
 LOOKBACK = timedelta(seconds=60)
 """How far before the window samples are read: a series that begins later than that began at zero."""
@@ -112,6 +119,8 @@ class PrometheusMetrics:
             return self._outcomes
         if _name(query) in QUANTILES:
             return self._latency
+        if query.mirrored:
+            return self._copies
         return {"errorRate": self._error_rate, "requestRate": self._request_rate}.get(_name(query))
 
     # Built-in metrics
@@ -127,11 +136,17 @@ class PrometheusMetrics:
         return _compare(query, lambda version: measure_request_rate(window, version))
 
     async def _latency(self, look: Round, query: Query) -> Measurement:
-        window = await self._window(look, LATENCIES)
+        window = await self._window(look, COPY_LATENCIES if query.mirrored else LATENCIES)
         share = QUANTILES[_name(query)]
         if _is_counted(query):
             return _count_slow(query, window, share)
         return _compare(query, lambda version: measure_quantile(window, version, share))
+
+    async def _copies(self, look: Round, query: Query) -> Measurement:
+        positive, total = await asyncio.gather(*(self._window(look, name) for name in COPIES[_name(query)]))
+        if _is_counted(query):
+            return _count(query, lambda version: count_share(positive, total, version))
+        return _compare(query, lambda version: measure_share(positive, total, version))
 
     async def _outcomes(self, look: Round, query: Query) -> Measurement:
         label = f'metric="{_name(query)}"'

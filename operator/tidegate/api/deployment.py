@@ -27,6 +27,7 @@ __all__ = [
     "ActiveRollback",
     "ActiveStable",
     "ActiveVariant",
+    "Agreement",
     "Analysis",
     "Canary",
     "Command",
@@ -50,6 +51,7 @@ __all__ = [
     "Retreat",
     "Rollback",
     "Serving",
+    "Shadow",
     "Step",
     "Strategy",
     "StrategyType",
@@ -168,43 +170,93 @@ class Immediate(Model):
     """How long the analysis watches after the switch, with the former version ready to take over."""
 
 
+class Agreement(StrEnum):
+    """When two answers to one question agree."""
+
+    ARGMAX = "Argmax"
+    TOLERANCE = "Tolerance"
+
+
+OutputName = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class Shadow(Model):
+    """Asks the new version what users ask the serving one, and compares the answers; no user gets an answer of it."""
+
+    model_config = ruled(
+        rule(
+            "has(self.tolerance) == (self.agreement == 'Tolerance')",
+            "tolerance and agreement: Tolerance belong together; set both or neither",
+            field="tolerance",
+        ),
+    )
+
+    percent: Annotated[float, Field(gt=0, le=100)] = 100
+    """Share of the requests that are copied; each copy asks the serving version a second time, too."""
+    duration: Annotated[Duration, Between("1s", "720h")] = Field(default="1h", validate_default=True)
+    """How long answers are compared."""
+    max_disagreement: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """Share of the answers that may disagree; one of many predictions in an answer is enough to disagree."""
+    min_samples: Annotated[int, Field(ge=1)] = 100
+    """Before so many answers were compared, there is no verdict."""
+    agreement: Agreement = Agreement.ARGMAX
+    """Argmax: the largest value is at the same place, along the last axis of every output with several. Tolerance: no
+    value differs by more than tolerance. What is not a floating-point number has to be equal in both cases."""
+    tolerance: Annotated[float, Field(ge=0)] | None = None
+    """Largest absolute difference of two values that agree."""
+    outputs: Annotated[tuple[OutputName, ...], Field(min_length=1, max_length=32)] | None = None
+    """Outputs of the model that are compared; all of them without it."""
+    then: Literal["Canary", "Gradual", "Immediate"] | None = None
+    """How users get to it afterwards; without it, a person promotes or aborts."""
+
+
 class StrategyType(StrEnum):
     """How traffic moves to a new version."""
 
     CANARY = "Canary"
     GRADUAL = "Gradual"
     IMMEDIATE = "Immediate"
+    SHADOW = "Shadow"
 
 
 class Strategy(Model):
     """How traffic moves to a new version."""
 
     model_config = ruled(
-        rule(
-            "!has(self.canary) || self.type == 'Canary'",
-            "canary has no effect with another type; remove it or set type: Canary",
-            field="canary",
+        *(
+            rule(
+                f"!has(self.{name}) || self.type == '{kind}' || (self.type == 'Shadow' && has(self.shadow)"
+                f" && has(self.shadow.then) && self.shadow.then == '{kind}')",
+                f"{name} has no effect with another type; remove it or set type: {kind}, or shadow.then: {kind}",
+                field=name,
+            )
+            for name, kind in (("canary", "Canary"), ("gradual", "Gradual"), ("immediate", "Immediate"))
         ),
         rule(
-            "!has(self.gradual) || self.type == 'Gradual'",
-            "gradual has no effect with another type; remove it or set type: Gradual",
-            field="gradual",
-        ),
-        rule(
-            "!has(self.immediate) || self.type == 'Immediate'",
-            "immediate has no effect with another type; remove it or set type: Immediate",
-            field="immediate",
+            "!has(self.shadow) || self.type == 'Shadow'",
+            "shadow has no effect with another type; remove it or set type: Shadow",
+            field="shadow",
         ),
     )
 
     type: StrategyType = StrategyType.CANARY
-    """Canary moves in steps; Gradual grows evenly with time; Immediate switches once and watches."""
+    """Canary moves in steps; Gradual grows evenly with time; Immediate switches once and watches; Shadow first compares
+    answers that no user gets."""
     canary: Canary = Field(default=Canary(), json_schema_extra=MODEL_DEFAULT)
     """Settings of Canary."""
     gradual: Gradual = Field(default=Gradual(), json_schema_extra=MODEL_DEFAULT)
     """Settings of Gradual."""
     immediate: Immediate = Field(default=Immediate(), json_schema_extra=MODEL_DEFAULT)
     """Settings of Immediate."""
+    shadow: Shadow = Field(default=Shadow(), json_schema_extra=MODEL_DEFAULT)
+    """Settings of Shadow."""
+
+    @property
+    def moving(self) -> StrategyType | None:
+        """How users get to the new version; None: a person decides after Shadow."""
+        if self.type is not StrategyType.SHADOW:
+            return self.type
+        return StrategyType(self.shadow.then) if self.shadow.then else None
 
 
 class NoDataPolicy(StrEnum):
@@ -412,7 +464,9 @@ class DeploymentSpec(Model):
 
     model_config = ruled(
         rule(
-            "!has(self.strategy) || self.strategy.type != 'Immediate' || !has(self.analysis)"
+            "!has(self.strategy) || !(self.strategy.type == 'Immediate' || (self.strategy.type == 'Shadow'"
+            " && has(self.strategy.shadow) && has(self.strategy.shadow.then)"
+            " && self.strategy.shadow.then == 'Immediate')) || !has(self.analysis)"
             " || !has(self.analysis.metrics) || !self.analysis.metrics.exists(m, has(m.compare))",
             "compare needs both versions to get traffic, and Immediate leaves none to the stable one; set max or min",
             field="analysis",
@@ -554,6 +608,8 @@ class ActiveCanary(StatusModel):
     """Its confirmed share of the traffic."""
     target_percent: Percent = 0
     """The share that was decided last; percent follows when the proxies confirm it."""
+    mirror_percent: Percent = 0
+    """Confirmed share of the requests whose copies it answers; no user gets these answers."""
     ready_replicas: int = 0
     """Its ready pods."""
     step: int = 0
@@ -616,6 +672,8 @@ class MetricResult(StatusModel):
     """The value of the stable version, where it is compared."""
     samples: int | None = None
     """Requests or outcomes behind the value."""
+    interval: Annotated[tuple[float, ...], Field(max_length=2)] | None = None
+    """Of a disagreement: where the true share lies with 95 % probability, whenever one looks."""
     comparison: Comparison | None = None
     """Counts and evidence of a compare metric."""
     message: str = ""

@@ -30,6 +30,10 @@ NEXT: Mapping[str, tuple[str, tuple[str, ...]]] = {
     Reason.ROLLED_BACK: ("Set spec.modelVersion to a good version, or try this one again:", ("retry",)),
     Reason.PODS_NOT_READY: (PODS, ("pods",)),
     Reason.STABLE_PODS_NOT_READY: (PODS, ("pods",)),
+    Reason.COMPARATOR_NOT_READY: (
+        "It goes on by itself. See its pod, or compare nothing:",
+        ("pods", "promote --full"),
+    ),
     Reason.UPDATING_PODS: (PODS, ("pods",)),
     Reason.ROUTE_NOT_CONFIRMED: ("It goes on by itself. Should it take long, see which proxy is missing:", ("route",)),
     Reason.MODEL_VERSION_MISSING: ("Create the ModelVersion or correct spec.modelVersion. There are:", ("versions",)),
@@ -103,7 +107,8 @@ def _command(name: str, view: View) -> str:
         "test": f"kubectl get abt {where}",
         "describe": f"kubectl describe mdep {deployment} {where}",
     }
-    return commands.get(name, f"tidegate {name} {deployment} {where}")
+    command, *options = name.split()
+    return commands.get(name, " ".join(("tidegate", command, deployment, *options, where)))
 
 
 def _sentence(text: str) -> str:

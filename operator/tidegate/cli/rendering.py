@@ -38,7 +38,7 @@ def render_overview(views: Sequence[View]) -> RenderableType:
     table = _table("deployment", "phase", "asked for", "stable", "canary", "message")
     for view in views:
         status = view.status
-        canary = f"{status.canary.model_version} {status.canary.percent:g} %" if status.canary else ""
+        canary = f"{status.canary.model_version} {_canary_share(status.canary)}" if status.canary else ""
         stable = status.stable.model_version if status.stable else ""
         table.add_row(view.name, _phase(view), view.asked_for, stable, canary, _message(view))
     return table
@@ -88,7 +88,8 @@ def describe_canary(view: View, canary: ActiveCanary, now: datetime) -> str:
         return f"watched at 100 %, {_elapsed(canary.baking_since, now, view.bake)}"
     step = f"step {canary.step} of {canary.steps}"
     if canary.step_started_at is None:
-        return f"{step}, on its way to {canary.target_percent:g} %"
+        copies = view.step.mirror if view.step else 0
+        return f"{step}, on its way to " + (f"copies of {copies:g} %" if copies else f"{canary.target_percent:g} %")
     if view.step is not None and view.step.pause:
         return f"{step}, {_elapsed(canary.step_started_at, now, None)}, waits for a person"
     return f"{step}, {_elapsed(canary.step_started_at, now, view.step.hold if view.step else None)}"
@@ -139,7 +140,13 @@ def _release(view: View, now: datetime) -> Table:
 
 
 def _active(active: ActiveStable | ActiveCanary) -> tuple[str, str, str]:
-    return active.model_version, f"{active.percent:g} %", _pods(active.ready_replicas)
+    share = _canary_share(active) if isinstance(active, ActiveCanary) else f"{active.percent:g} %"
+    return active.model_version, share, _pods(active.ready_replicas)
+
+
+def _canary_share(canary: ActiveCanary) -> str:
+    copies = f", copies of {canary.mirror_percent:g} %" if canary.mirror_percent else ""
+    return f"{canary.percent:g} %{copies}"
 
 
 def _pods(count: int) -> str:

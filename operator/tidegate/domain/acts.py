@@ -6,17 +6,38 @@ from datetime import datetime
 from tidegate.api.deployment import Draining
 from tidegate.api.model_version import Role
 from tidegate.domain.reasons import Action, Reason
-from tidegate.domain.release import ApplyWorkload, Backend, DeleteWorkload, Experiment, SetRoute, Stickiness, VersionID
+from tidegate.domain.release import (
+    ApplyComparator,
+    ApplyWorkload,
+    Backend,
+    DeleteComparator,
+    DeleteWorkload,
+    Experiment,
+    Mirror,
+    SetRoute,
+    Stickiness,
+    VersionID,
+)
 from tidegate.domain.situation import MAX_DRAINING, Situation, identify
 from tidegate.domain.steps import pods_for
 
 __all__ = ["collect_strays", "forget_gone", "keep_variant", "mark_free", "plan_applies", "plan_deletes", "plan_route"]
 
 
-def plan_applies(s: Situation) -> tuple[ApplyWorkload, ...]:
+def plan_applies(s: Situation) -> tuple[ApplyWorkload | ApplyComparator, ...]:
     """Return the workloads to create or change. One on its way out is never touched: it may still have traffic."""
     wanted = dict(_wanted_pods(s)).items()
-    return tuple(ApplyWorkload(version, pods) for version, pods in wanted if not _is_as_wanted(s, version, pods))
+    pods = (ApplyWorkload(version, pods) for version, pods in wanted if not _is_as_wanted(s, version, pods))
+    return (*pods, *_missing_comparator(s))
+
+
+def _missing_comparator(s: Situation) -> Iterator[ApplyComparator]:
+    mirror, stable = s.mirror, s.stable_id
+    if mirror is None or stable is None:
+        return
+    found = s.observed.comparators.get(mirror.version)
+    if found is None or not found.current:
+        yield ApplyComparator(mirror.version, stable)
 
 
 def _wanted_pods(s: Situation) -> Iterator[tuple[VersionID, int]]:
@@ -40,13 +61,28 @@ def _is_as_wanted(s: Situation, version: VersionID, replicas: int) -> bool:
 def plan_route(s: Situation) -> SetRoute | None:
     """Return the shares to write, or None while they are right or cannot be reached with the pods that are ready."""
     backends = _wanted_backends(s)
-    sticky = _wanted_sticky(s)
-    route = s.observed.route
-    if not backends or (route.exists and set(route.backends) == set(backends) and route.sticky == sticky):
+    wanted = SetRoute(backends, _wanted_sticky(s), _wanted_mirror(s))
+    if not backends or _is_route_as_wanted(s, wanted):
         return None
     if any(s.observed.ready(each.version) == 0 and each.percent > s.share(each.version) for each in backends):
         return None
-    return SetRoute(backends, sticky)
+    return wanted
+
+
+def _is_route_as_wanted(s: Situation, wanted: SetRoute) -> bool:
+    route = s.observed.route
+    others = (route.sticky, route.mirror) == (wanted.sticky, wanted.mirror)
+    return route.exists and others and set(route.backends) == set(wanted.backends)
+
+
+def _wanted_mirror(s: Situation) -> Mirror | None:
+    """Return the copies to make: they begin when both who compares and who is asked are ready; later gaps are seen."""
+    mirror = s.mirror
+    if mirror is None or s.observed.route.mirror == mirror:
+        return mirror
+    comparator = s.observed.comparators.get(mirror.version)
+    is_ready = comparator is not None and comparator.ready and comparator.current and s.has_canary_capacity
+    return mirror if is_ready else None
 
 
 def _wanted_backends(s: Situation) -> tuple[Backend, ...]:
@@ -90,8 +126,19 @@ def _wanted_sticky(s: Situation) -> Stickiness | None:
     return Stickiness(s.spec.traffic.sticky.header) if s.spec.traffic.sticky else None
 
 
-def plan_deletes(s: Situation) -> tuple[DeleteWorkload, ...]:
-    """Return the workloads whose drain delay is over; asked again until they are gone."""
+def plan_deletes(s: Situation) -> tuple[DeleteWorkload | DeleteComparator, ...]:
+    """Return the workloads whose drain delay is over, and unused comparators; asked again until they are gone."""
+    return (*_drained(s), *_unused_comparators(s))
+
+
+def _unused_comparators(s: Situation) -> Iterator[DeleteComparator]:
+    needed = s.mirror.version if s.mirror else None
+    for version in sorted(s.observed.comparators):
+        if version != needed and s.observed.route.confirmed and not s.is_mirrored(version):
+            yield DeleteComparator(version)
+
+
+def _drained(s: Situation) -> tuple[DeleteWorkload, ...]:
     return tuple(
         DeleteWorkload(identify(each))
         for each in s.status.draining

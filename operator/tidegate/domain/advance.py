@@ -10,6 +10,7 @@ from tidegate.domain.measuring import assess_gate
 from tidegate.domain.reasons import Action, Reason
 from tidegate.domain.release import ModelState, VersionID
 from tidegate.domain.retreat import reject_former, stable_can_take_all
+from tidegate.domain.shadow import DISAGREEMENT
 from tidegate.domain.situation import Situation, identify
 from tidegate.domain.steps import FAST_STEPS, fingerprint
 
@@ -89,11 +90,19 @@ def restart_steps(s: Situation) -> Situation:
     canary = s.status.canary
     if canary is None or canary.retreat is not None or canary.steps_hash == s.steps_hash:
         return s
-    changed = s.rest().update_canary(
-        step=0, steps=len(s.steps), steps_hash=s.steps_hash, step_started_at=None, baking_since=None
+    changed = (
+        _forget_shadow(s)
+        .rest()
+        .update_canary(step=0, steps=len(s.steps), steps_hash=s.steps_hash, step_started_at=None, baking_since=None)
     )
     message = f"the spec has other steps now: {len(s.steps)}, from step 0"
     return changed.decide(Action.RESTART_STEPS, Reason.STEPS_CHANGED, message, version=identify(canary))
+
+
+def _forget_shadow(s: Situation) -> Situation:
+    """Forget what was measured if the new steps begin with copies, or the old ones were at them."""
+    was_shadow = any(each.name == DISAGREEMENT for each in s.status.analysis)
+    return s.update(analysis=(), analysed_at=None) if was_shadow or s.steps[0].mirror else s
 
 
 def set_share(s: Situation) -> Situation:
@@ -140,7 +149,7 @@ def _why_share(s: Situation) -> tuple[str, str]:
         return Reason.PODS_NOT_READY, "no traffic until its pods are ready again"
     if s.stable_id is None:
         return Reason.FIRST_RELEASE, "its pods are ready"
-    is_tick = s.spec.strategy.type is StrategyType.GRADUAL and not s.is_fast
+    is_tick = s.spec.strategy.moving is StrategyType.GRADUAL and not s.is_fast
     return Reason.RAMP_TICK if is_tick else Reason.STEP_STARTED, f"step {canary.step} of {canary.steps}"
 
 
@@ -150,7 +159,11 @@ def confirm_step(s: Situation) -> Situation:
     if canary is None or canary.retreat is not None or canary.step_started_at is not None or not _is_in_force(s):
         return s
     first = canary.first_traffic_at or (s.now if s.step.percent > 0 else None)
-    return s.update_canary(step_started_at=s.now, first_traffic_at=first)
+    confirmed = s.update_canary(step_started_at=s.now, first_traffic_at=first)
+    if not s.step.mirror:
+        return confirmed
+    message = f"copies of {s.step.mirror:g} % of the requests are answered and compared; no user gets such an answer"
+    return confirmed.decide(Action.MIRROR, Reason.SHADOW_STARTED, message, version=identify(canary))
 
 
 def advance(s: Situation) -> Situation:
@@ -189,12 +202,22 @@ def mark_holding(s: Situation) -> Situation:
 def pass_step(s: Situation) -> Situation:
     """Leave the step in progress."""
     if not s.is_last_step:
-        return s.rest().update_canary(step=s.canary.step + 1, step_started_at=None)
+        return _end_shadow(s).rest().update_canary(step=s.canary.step + 1, step_started_at=None)
     if s.bake > timedelta() and s.canary.baking_since is None:
         baking = s.rest().update_canary(baking_since=s.now)
         message = f"{s.stable_id} stays ready to take over for {format_duration(s.bake)}"
         return baking.decide(Action.BAKE, Reason.STEPS_PASSED, message, version=s.canary_id)
     return _promote(s)
+
+
+def _end_shadow(s: Situation) -> Situation:
+    """Leave a step of copies: what was measured of them says nothing about users' requests, and is not counted on."""
+    if not s.step.mirror:
+        return s
+    evidence = {result.name: _summary(result) for result in s.status.analysis}
+    found = next((each.message for each in s.status.analysis if each.name == DISAGREEMENT), "nothing was compared")
+    ended = s.update(analysis=(), analysed_at=None)
+    return ended.decide(Action.MIRROR, Reason.SHADOW_PASSED, found, version=s.canary_id, evidence=evidence)
 
 
 def _promote(s: Situation) -> Situation:
@@ -232,7 +255,7 @@ def _can_move(s: Situation) -> bool:
 def _is_in_force(s: Situation) -> bool:
     canary = identify(s.canary)
     decided = s.canary.target_percent == s.step.percent
-    return decided and s.has_canary_capacity and s.is_confirmed(canary, s.step.percent)
+    return decided and s.has_canary_capacity and s.is_mirror_confirmed and s.is_confirmed(canary, s.step.percent)
 
 
 def _is_time_over(s: Situation) -> bool:

@@ -160,6 +160,7 @@ def record_measurement(
         value=_finite(measured.value),
         stable_value=_finite(measured.stable_value),
         samples=measured.samples,
+        interval=measured.interval,
         comparison=comparison,
         message=assessed.message,
         at=now,
@@ -249,6 +250,7 @@ def _evidence(metric: MetricSpec, result: MetricResult) -> dict[str, str]:
         "value": _number(result.value),
         "stableValue": _number(result.stable_value),
         "samples": _number(result.samples),
+        "interval": " to ".join(_number(each) for each in result.interval or ()),
         "failures": f"{result.failures} (limit {metric.failure_limit})",
         **_counts(metric, result.comparison),
     }

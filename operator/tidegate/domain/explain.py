@@ -113,9 +113,18 @@ def _show_shares(s: Situation) -> Situation:
     for name in ("stable", "canary"):
         active = getattr(s.status, name)
         if active is not None:
-            shown = {"percent": s.live_share(identify(active)), "ready_replicas": s.observed.ready(identify(active))}
+            version = identify(active)
+            shown = {"percent": s.live_share(version), "ready_replicas": s.observed.ready(version)}
             fields[name] = active.model_copy(update=shown)
+    if "canary" in fields:
+        fields["canary"] = fields["canary"].model_copy(update={"mirror_percent": _confirmed_copies(s)})
     return s.update(experiment=_show_experiment(s), **fields)
+
+
+def _confirmed_copies(s: Situation) -> float:
+    route = s.observed.route
+    is_copied = route.mirror is not None and route.confirmed and route.mirror.version == s.canary_id
+    return route.mirror.percent if route.mirror and is_copied else 0.0
 
 
 def _show_experiment(s: Situation) -> ActiveVariant | None:
@@ -151,6 +160,7 @@ def _releasing(s: Situation) -> Explanation:
         _failed_analysis(s)
         or _pods_missing(s)
         or _way_back_missing(s)
+        or _comparator_missing(s)
         or _share_missing(s)
         or _undecided(s)
         or _held(s)
@@ -186,11 +196,22 @@ def _way_back_missing(s: Situation) -> Explanation | None:
     return _timed(Reason.STABLE_PODS_NOT_READY, message, s, DeploymentPhase.DEGRADED)
 
 
+def _comparator_missing(s: Situation) -> Explanation | None:
+    mirror = s.mirror
+    found = s.observed.comparators.get(mirror.version) if mirror else None
+    if mirror is None or (found is not None and found.ready and found.current):
+        return None
+    problem = f": {found.problem}" if found and found.problem else ""
+    message = f"{_step_name(s)}: the pod that compares the answers is not ready{problem}"
+    return _timed(Reason.COMPARATOR_NOT_READY, message, s, DeploymentPhase.DEGRADED)
+
+
 def _share_missing(s: Situation) -> Explanation | None:
     canary = s.canary
-    if canary.step_started_at is not None and s.is_confirmed(identify(canary), s.step.percent):
+    is_confirmed = s.is_mirror_confirmed and s.is_confirmed(identify(canary), s.step.percent)
+    if canary.step_started_at is not None and is_confirmed:
         return None
-    message = f"{s.step.percent:g} % to {canary.model_version}: {_unconfirmed(s)}"
+    message = f"{_share_name(s)}: {_unconfirmed(s)}"
     return _timed(Reason.ROUTE_NOT_CONFIRMED, message, s)
 
 
@@ -327,7 +348,13 @@ def _problem(s: Situation, version: VersionID) -> str:
 
 
 def _step_name(s: Situation) -> str:
-    return f"step {s.canary.step} of {s.canary.steps} ({s.step.percent:g} % to {s.canary.model_version})"
+    return f"step {s.canary.step} of {s.canary.steps} ({_share_name(s)})"
+
+
+def _share_name(s: Situation) -> str:
+    if s.step.mirror:
+        return f"copies of {s.step.mirror:g} % of the requests to {s.canary.model_version}"
+    return f"{s.step.percent:g} % to {s.canary.model_version}"
 
 
 def _clock(moment: datetime) -> str:

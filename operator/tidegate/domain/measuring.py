@@ -8,6 +8,7 @@ from tidegate.domain.analysis import Conclusion, Say, assess_measurement, record
 from tidegate.domain.comparison import find_comparison, record_comparison
 from tidegate.domain.reasons import Reason
 from tidegate.domain.release import Query
+from tidegate.domain.shadow import DISAGREEMENT, assess_disagreement
 from tidegate.domain.situation import Situation, identify
 
 __all__ = ["assess_gate", "find_queries", "measure", "next_measurement"]
@@ -20,12 +21,12 @@ def find_queries(s: Situation) -> tuple[Query, ...]:
     due = next_measurement(s)
     if due is None or s.now < due:
         return ()
-    return tuple(_query(s, metric) for metric in s.spec.analysis.metrics if s.now >= _first_look(s, metric))
+    return tuple(_query(s, metric) for metric in s.metrics if s.now >= _first_look(s, metric))
 
 
 def next_measurement(s: Situation) -> datetime | None:
     """Return when to measure next: every interval, and at the latest when the step's time is over."""
-    metrics = s.spec.analysis.metrics
+    metrics = s.metrics
     if not metrics or not s.is_analysed or not s.is_asked_for(identify(s.canary)):
         return None
     due = (s.status.analysed_at or _first_traffic(s)) + s.spec.analysis.interval
@@ -40,7 +41,7 @@ def measure(s: Situation) -> Situation:
         return s
     before = {result.name: result for result in s.status.analysis}
     results = []
-    for metric in s.spec.analysis.metrics:
+    for metric in s.metrics:
         result = before.get(metric.name)
         if metric.name in taken:
             result = _record(s, result, taken[metric.name])
@@ -54,6 +55,9 @@ def _record(s: Situation, before: MetricResult | None, query: Query) -> MetricRe
     measured = s.observed.measurements[metric.name]
     if metric.compare is not None:
         return record_comparison(metric, before, query, measured, _window(s))
+    if query.mirrored and metric.name == DISAGREEMENT:
+        shown, said = assess_disagreement(s.spec.strategy.shadow, measured)
+        return record_measurement(metric, before, shown, said, s.now)
     assessed = assess_measurement(metric, measured, comparable=query.stable is not None)
     return record_measurement(metric, before, measured, assessed, s.now)
 
@@ -66,7 +70,7 @@ def assess_gate(s: Situation, began: datetime) -> Conclusion:
     if conclusion.say is not Say.GO:
         return conclusion
     measured = {result.name: result.at for result in s.status.analysis}
-    for metric in s.spec.analysis.metrics:
+    for metric in s.metrics:
         at = measured.get(metric.name)
         if _is_required(s, metric) and (at is None or at < began):
             return Conclusion(Say.HOLD, Reason.WAITING_FOR_MEASUREMENT, f"{metric.name} is measured next")
@@ -82,15 +86,17 @@ def _is_required(s: Situation, metric: MetricSpec) -> bool:
 
 
 def _query(s: Situation, metric: MetricSpec) -> Query:
-    stable = s.stable_id
-    wanted = metric.max_drop is not None or metric.compare is not None
+    stable, mirrored = s.stable_id, s.mirror is not None
+    wanted = metric.max_drop is not None or metric.compare is not None or mirrored
     compared = wanted and stable is not None and s.live_share(stable) > 0
+    counts_all = mirrored and metric.name == DISAGREEMENT
     query = Query(
         metric=metric,
         version=identify(s.canary),
         stable=stable if compared else None,
-        start=max(s.now - _window(s), _first_traffic(s)),
+        start=_first_traffic(s) if counts_all else max(s.now - _window(s), _first_traffic(s)),
         end=s.now,
+        mirrored=mirrored,
     )
     return _since_last_look(s, query) if metric.compare is not None and compared else query
 
@@ -124,4 +130,6 @@ def _first_look(s: Situation, metric: MetricSpec) -> datetime:
 
 
 def _first_traffic(s: Situation) -> datetime:
-    return s.canary.first_traffic_at or s.now
+    """Return when the canary got its first request, or its first copy of one."""
+    began = s.canary.first_traffic_at if s.mirror is None else s.canary.step_started_at
+    return began or s.now

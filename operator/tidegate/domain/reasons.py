@@ -12,6 +12,8 @@ class Action(StrEnum):
     """Took over a version that the Route already serves, because the status was lost."""
     START_RELEASE = "StartRelease"
     SET_PERCENT = "SetPercent"
+    MIRROR = "Mirror"
+    """Copies of requests go to a version, or no longer do."""
     HOLD = "Hold"
     """The time of a step is over, but its evidence is missing."""
     BAKE = "Bake"
@@ -43,6 +45,10 @@ class Reason(StrEnum):
     """A person asked to try a rejected version again."""
     STATUS_LOST = "StatusLost"
 
+    SHADOW_STARTED = "ShadowStarted"
+    """The version answers copies of requests; the answers are compared, and no user gets one."""
+    SHADOW_PASSED = "ShadowPassed"
+    """The answers agreed; users come next."""
     STEP_STARTED = "StepStarted"
     RAMP_TICK = "RampTick"
     """The share of a gradual release has grown by one tick."""
@@ -55,6 +61,8 @@ class Reason(StrEnum):
 
     PODS_NOT_READY = "PodsNotReady"
     STABLE_PODS_NOT_READY = "StablePodsNotReady"
+    COMPARATOR_NOT_READY = "ComparatorNotReady"
+    """The pod that compares the answers of a shadowed version is not ready."""
     UPDATING_PODS = "UpdatingPods"
     """The pods are being replaced because their settings changed."""
     ROUTE_NOT_CONFIRMED = "RouteNotConfirmed"

@@ -28,13 +28,17 @@ from tidegate.api.model_version import ModelPhase, Role
 from tidegate.domain.statistics import Proportion
 
 __all__ = [
+    "ApplyComparator",
     "ApplyWorkload",
     "Backend",
     "CommandRequest",
+    "Comparator",
     "Counted",
+    "DeleteComparator",
     "DeleteWorkload",
     "Experiment",
     "Measurement",
+    "Mirror",
     "ModelState",
     "Observed",
     "ObservedRoute",
@@ -110,6 +114,25 @@ class Backend:
 
 
 @dataclass(frozen=True, slots=True)
+class Mirror:
+    """A version that gets copies of the users' requests, by way of its comparator."""
+
+    version: VersionID
+    percent: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparator:
+    """The pod that asks the stable version and the shadowed one the same questions and compares the answers."""
+
+    ready: bool
+    current: bool = True
+    """It is what the builder makes now, so it asks the versions of this release and compares as the spec says."""
+    problem: str | None = None
+    """Why it is not ready, where something is known."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stickiness:
     """What keeps a user on one version."""
 
@@ -128,6 +151,8 @@ class ObservedRoute:
     """``spec.backends``, Service names resolved to versions (an unknown Service: its modelVersion, empty digest)."""
     sticky: Stickiness | None = None
     """``spec.sticky``."""
+    mirror: Mirror | None = None
+    """``spec.mirror``."""
     confirmed: bool = False
     """``status.observedGeneration == metadata.generation`` and condition Ready is True."""
     live: Mapping[VersionID, float] = field(default_factory=dict)
@@ -163,6 +188,8 @@ class Measurement:
     """Requests or outcomes behind the value; None where the source cannot tell (custom queries)."""
     counted: Counted | None = None
     """Counts of both versions, for a compare metric; None: nobody counts one of the two."""
+    interval: tuple[float, float] | None = None
+    """Where the true value lies, for a share of disagreeing answers."""
     error: str | None = None
     """The source could not be asked or refused to answer; never a verdict on the canary."""
 
@@ -182,6 +209,8 @@ class Query:
     end: datetime
     bound: float | None = None
     """Milliseconds beyond which an answer is slow, once it is set."""
+    mirrored: bool = False
+    """Asked of the comparator's counts of copied requests, not of the proxies' counts of the users' requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +260,8 @@ class Observed:
     workloads: Mapping[VersionID, Workload] = field(default_factory=dict)
     """Every workload that carries this Deployment's label, those that nobody remembers included."""
     route: ObservedRoute = ObservedRoute()
+    comparators: Mapping[VersionID, Comparator] = field(default_factory=dict)
+    """By shadowed version: every comparator of this Deployment."""
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
     """By metric name: the answers to ``measurements_due``."""
     command: CommandRequest | None = None
@@ -271,11 +302,27 @@ class DeleteWorkload:
 
 
 @dataclass(frozen=True, slots=True)
+class ApplyComparator:
+    """Create the comparator of a version that is shadowed, or bring it to the present template."""
+
+    version: VersionID
+    stable: VersionID
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteComparator:
+    """Remove the comparator of a version that is not shadowed any more; no proxy copies requests to it."""
+
+    version: VersionID
+
+
+@dataclass(frozen=True, slots=True)
 class SetRoute:
     """Write these shares; they sum to 100, and only versions with ready pods gain any."""
 
     backends: tuple[Backend, ...]
     sticky: Stickiness | None = None
+    mirror: Mirror | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,9 +335,9 @@ class Plan:
 
     status: DeploymentStatus
     """The whole new status. Write it if it differs from the present one."""
-    apply: tuple[ApplyWorkload, ...] = ()
+    apply: tuple[ApplyWorkload | ApplyComparator, ...] = ()
     route: SetRoute | None = None
-    delete: tuple[DeleteWorkload, ...] = ()
+    delete: tuple[DeleteWorkload | DeleteComparator, ...] = ()
     decisions: tuple[Decision, ...] = ()
     """Decisions of this pass, oldest first (also in ``status.decisions``): one event, log line and count each."""
     recheck_after: timedelta | None = None

@@ -14,12 +14,14 @@ from tidegate.api.deployment import (
     DeploymentStatus,
     Draining,
     HistoryEntry,
+    MetricSpec,
     Outcome,
     RejectedVersion,
 )
 from tidegate.domain.analysis import Conclusion, conclude
 from tidegate.domain.reasons import Action, Reason
-from tidegate.domain.release import Experiment, ModelState, Observed, VersionID
+from tidegate.domain.release import Experiment, Mirror, ModelState, Observed, VersionID
+from tidegate.domain.shadow import shadow_metrics
 from tidegate.domain.steps import FAST_STEPS, ReleaseStep, bake_time, fingerprint, pods_for, release_steps
 
 __all__ = ["MAX_DECISIONS", "MAX_DRAINING", "MAX_HISTORY", "MAX_REJECTED", "Situation", "identify"]
@@ -239,7 +241,27 @@ class Situation:
         """
         if not self.observed.route.exists:
             return self.status.stable is None
-        return self.is_confirmed(version, 0.0) and self.is_confirmed(VersionID(version.model_version, ""), 0.0)
+        unseen = self.is_confirmed(version, 0.0) and self.is_confirmed(VersionID(version.model_version, ""), 0.0)
+        return unseen and not self.is_mirrored(version)
+
+    def is_mirrored(self, version: VersionID) -> bool:
+        """Tell whether the Route sends copies of requests to the comparator of this version."""
+        mirror = self.observed.route.mirror
+        return mirror is not None and mirror.version == version
+
+    @property
+    def mirror(self) -> Mirror | None:
+        """The copies that the step in progress asks for."""
+        canary = self.status.canary
+        if canary is None or canary.retreat is not None or self.stable_id is None or not self.step.mirror:
+            return None
+        return Mirror(identify(canary), self.step.mirror)
+
+    @property
+    def is_mirror_confirmed(self) -> bool:
+        """Every proxy makes the copies that the step asks for; none, if it asks for none."""
+        wanted = self.mirror
+        return wanted is None or (self.observed.route.confirmed and self.observed.route.mirror == wanted)
 
     # Steps, pods, evidence
 
@@ -285,7 +307,8 @@ class Situation:
         While a proxy has not confirmed the present Route, it may run any of the former ones: nothing is scaled down.
         """
         canary = identify(self.canary)
-        needed = pods_for(max(self.step.percent, self.share(canary), self.live_share(canary)), self.replicas)
+        copies = self.observed.route.mirror.percent if self.observed.route.mirror and self.is_mirrored(canary) else 0
+        needed = pods_for(max(self.step.load, self.share(canary), self.live_share(canary), copies), self.replicas)
         workload = self.observed.workloads.get(canary)
         if workload is None or self.observed.route.confirmed:
             return needed
@@ -294,7 +317,7 @@ class Situation:
     @property
     def has_canary_capacity(self) -> bool:
         """The canary has the ready pods that its step needs."""
-        return self.observed.ready(identify(self.canary)) >= pods_for(self.step.percent, self.replicas)
+        return self.observed.ready(identify(self.canary)) >= pods_for(self.step.load, self.replicas)
 
     @property
     def is_canary_hopeless(self) -> bool:
@@ -314,16 +337,23 @@ class Situation:
 
     @property
     def is_analysed(self) -> bool:
-        """The metrics watch the canary: it has traffic, and is neither fast nor on its way back."""
+        """The metrics watch the canary: it has traffic, or copies of it, and is neither fast nor on its way back."""
         canary = self.status.canary
         if canary is None or canary.retreat is not None or self.is_fast:
             return False
+        if self.mirror is not None:
+            return canary.step_started_at is not None
         return canary.first_traffic_at is not None and canary.target_percent > 0
 
     @property
     def conclusion(self) -> Conclusion:
         """What the last measurements say together."""
-        return conclude(self.spec.analysis.metrics, self.status.analysis)
+        return conclude(self.metrics, self.status.analysis)
+
+    @property
+    def metrics(self) -> tuple[MetricSpec, ...]:
+        """The metrics that watch the step in progress."""
+        return shadow_metrics(self.spec) if self.mirror is not None else self.spec.analysis.metrics
 
     def waited(self, reason: Reason, limit: timedelta) -> bool:
         """Tell whether it has waited for this at least so long."""

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from datetime import timedelta
 
-from tidegate.api.deployment import Canary, DeploymentSpec, Gradual, Step, StrategyType
+from tidegate.api.deployment import Canary, DeploymentSpec, Gradual, Step, Strategy, StrategyType
 
 __all__ = ["FAST_STEPS", "ReleaseStep", "bake_time", "fingerprint", "pods_for", "release_steps"]
 
@@ -20,6 +20,13 @@ class ReleaseStep:
     hold: timedelta = timedelta()
     pause: bool = False
     """Held until a person promotes."""
+    mirror: float = 0.0
+    """Share of the requests that it gets copies of."""
+
+    @property
+    def load(self) -> float:
+        """Share of the requests that its pods have to answer, users' or copies."""
+        return max(self.percent, self.mirror)
 
 
 FAST_STEPS = (ReleaseStep(FULL),)
@@ -28,35 +35,51 @@ FAST_STEPS = (ReleaseStep(FULL),)
 
 def release_steps(spec: DeploymentSpec) -> tuple[ReleaseStep, ...]:
     """Return the steps of a release; the last one is always 100 %, and what follows is the bake time."""
-    if spec.strategy.type is StrategyType.IMMEDIATE:
-        return FAST_STEPS
-    if spec.strategy.type is StrategyType.GRADUAL:
-        return _ticks(spec.strategy.gradual)
-    canary = spec.strategy.canary
-    steps = _explicit(canary.steps) if canary.steps else _ramp(canary)
-    return steps if steps and steps[-1].percent == FULL else (*steps, ReleaseStep(FULL))
+    shadow = spec.strategy.shadow
+    if spec.strategy.type is not StrategyType.SHADOW:
+        return _moving_steps(spec.strategy)
+    return (ReleaseStep(0.0, shadow.duration, mirror=shadow.percent), *_moving_steps(spec.strategy))
 
 
 def bake_time(spec: DeploymentSpec, *, fast: bool) -> timedelta:
     """Return how long the analysis watches on after 100 %."""
     if fast:
         return timedelta()
-    if spec.strategy.type is StrategyType.IMMEDIATE:
-        return spec.strategy.immediate.bake
-    if spec.strategy.type is StrategyType.GRADUAL:
-        return spec.strategy.gradual.bake
-    return spec.strategy.canary.bake
+    bakes = {
+        StrategyType.CANARY: spec.strategy.canary.bake,
+        StrategyType.GRADUAL: spec.strategy.gradual.bake,
+        StrategyType.IMMEDIATE: spec.strategy.immediate.bake,
+    }
+    return bakes[spec.strategy.moving] if spec.strategy.moving else timedelta()
 
 
 def fingerprint(steps: tuple[ReleaseStep, ...]) -> str:
     """Return a short text that changes when the steps change."""
-    text = ";".join(f"{step.percent:g},{step.hold.total_seconds():g},{step.pause}" for step in steps)
+    text = ";".join(_describe(step) for step in steps)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def pods_for(percent: float, replicas: int) -> int:
     """Return the pods that a share of the traffic needs: its share of the replicas, at least one."""
     return max(1, math.ceil(round(replicas * percent / FULL, 6)))
+
+
+def _describe(step: ReleaseStep) -> str:
+    mirror = f",{step.mirror:g}" if step.mirror else ""
+    return f"{step.percent:g},{step.hold.total_seconds():g},{step.pause}{mirror}"
+
+
+def _moving_steps(strategy: Strategy) -> tuple[ReleaseStep, ...]:
+    """Return the steps in which users get to the new version."""
+    if strategy.moving is None:
+        return (ReleaseStep(0.0, pause=True), *FAST_STEPS)
+    if strategy.moving is StrategyType.IMMEDIATE:
+        return FAST_STEPS
+    if strategy.moving is StrategyType.GRADUAL:
+        return _ticks(strategy.gradual)
+    canary = strategy.canary
+    steps = _explicit(canary.steps) if canary.steps else _ramp(canary)
+    return steps if steps and steps[-1].percent == FULL else (*steps, ReleaseStep(FULL))
 
 
 def _ticks(gradual: Gradual) -> tuple[ReleaseStep, ...]:

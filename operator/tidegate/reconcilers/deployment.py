@@ -10,11 +10,25 @@ from tidegate.api.model_version import ModelVersion, Role
 from tidegate.domain.commands import parse_command
 from tidegate.domain.experiment import find_experiment
 from tidegate.domain.manifests import names
+from tidegate.domain.manifests.comparator import build_comparator
 from tidegate.domain.manifests.route import build_route
 from tidegate.domain.manifests.serving import SERVING_LABEL, Platform, build_endpoint, build_scale, build_serving
 from tidegate.domain.reasons import Action
-from tidegate.domain.release import ApplyWorkload, Experiment, ModelState, Observed, Plan, VersionID, Workload
+from tidegate.domain.release import (
+    ApplyComparator,
+    ApplyWorkload,
+    Comparator,
+    DeleteComparator,
+    DeleteWorkload,
+    Experiment,
+    ModelState,
+    Observed,
+    Plan,
+    VersionID,
+    Workload,
+)
 from tidegate.domain.rollout import measurements_due, plan_rollout
+from tidegate.domain.situation import identify
 from tidegate.errors import Conflict, Waiting
 from tidegate.ports import (
     ABTEST,
@@ -28,6 +42,7 @@ from tidegate.ports import (
     Creation,
     Events,
     Key,
+    Kind,
     Manifest,
     MetricSource,
     Objects,
@@ -39,7 +54,9 @@ from tidegate.reconcilers.observation import (
     former_versions,
     known_versions,
     make_served,
+    make_shadowing,
     model_state,
+    read_comparator,
     read_route,
     read_workload,
     version_of,
@@ -128,6 +145,7 @@ class DeploymentReconciler:
             state_message=target.status.message if target else "",
             workloads=self._read_workloads(deployment, models, lives),
             route=read_route(route, name, known),
+            comparators=self._read_comparators(deployment),
             command=command,
             former={each: model_state(models, each) for each in former},
             experiment=experiment,
@@ -162,12 +180,28 @@ class DeploymentReconciler:
             if version is None:
                 continue
             served = make_served(deployment, models, version)
-            workloads[version] = read_workload(live, version, served, self._platform, self._pods(deployment, live))
+            pods = self._pods(deployment, live, "serving", SERVING_LABEL)
+            workloads[version] = read_workload(live, version, served, self._platform, pods)
         return workloads
 
-    def _pods(self, deployment: Deployment, live: Manifest) -> list[Manifest]:
-        labels = names.child_labels("serving", {names.DEPLOYMENT_LABEL: deployment.metadata.name})
-        mine = labels | {SERVING_LABEL: live["metadata"]["name"]}
+    def _read_comparators(self, deployment: Deployment) -> dict[VersionID, Comparator]:
+        stable, canary = deployment.status.stable, deployment.status.canary
+        labels = names.child_labels("comparator", {names.DEPLOYMENT_LABEL: deployment.metadata.name})
+        found = {}
+        for live in self._objects.list(WORKLOAD, deployment.metadata.namespace, labels):
+            version = version_of(live)
+            if version is None:
+                continue
+            wanted = None
+            if stable is not None and canary is not None and identify(canary) == version:
+                _, wanted = build_comparator(make_shadowing(deployment, version, identify(stable)), self._platform)
+            pods = self._pods(deployment, live, "comparator", names.COMPARATOR_LABEL)
+            found[version] = read_comparator(live, wanted, pods)
+        return found
+
+    def _pods(self, deployment: Deployment, live: Manifest, component: str, label: str) -> list[Manifest]:
+        labels = names.child_labels(component, {names.DEPLOYMENT_LABEL: deployment.metadata.name})
+        mine = labels | {label: live["metadata"]["name"]}
         return list(self._objects.list(POD, deployment.metadata.namespace, mine))
 
     # Act
@@ -175,15 +209,22 @@ class DeploymentReconciler:
     async def _act(self, scene: Scene, plan: Plan) -> None:
         """Pods first, then shares, then what nobody needs any more; the address, which seldom changes, last."""
         for intent in plan.apply:
-            await self._apply_workload(scene, intent)
+            await self._apply(scene, intent)
         if plan.route is not None:
             metadata = scene.deployment.metadata
-            route = build_route(scene.namespace, metadata.name, metadata.uid, plan.route.backends, plan.route.sticky)
-            await self._objects.apply(route)
+            await self._objects.apply(build_route(scene.namespace, metadata.name, metadata.uid, plan.route))
         for removal in plan.delete:
-            await self._delete_workload(scene, removal.version)
-        await self._mend(scene, {each.version for each in plan.delete})
+            await self._delete(scene, removal)
+        await self._mend(scene, {each.version for each in plan.delete if isinstance(each, DeleteWorkload)})
         await self._apply_endpoint(scene)
+
+    async def _apply(self, scene: Scene, intent: ApplyWorkload | ApplyComparator) -> None:
+        if isinstance(intent, ApplyWorkload):
+            await self._apply_workload(scene, intent)
+            return
+        shadowing = make_shadowing(scene.deployment, intent.version, intent.stable)
+        for manifest in build_comparator(shadowing, self._platform):
+            await self._objects.apply(manifest)
 
     async def _apply_workload(self, scene: Scene, intent: ApplyWorkload) -> None:
         served = scene.served(intent.version)
@@ -197,9 +238,14 @@ class DeploymentReconciler:
         for manifest in (built.config_map, built.service, built.workload):
             await self._objects.apply(manifest)
 
-    async def _delete_workload(self, scene: Scene, version: VersionID) -> None:
-        name = _serving_name(scene, version)
-        for kind in (WORKLOAD, SERVICE, CONFIG_MAP):
+    async def _delete(self, scene: Scene, removal: DeleteWorkload | DeleteComparator) -> None:
+        name = _serving_name(scene, removal.version)
+        kinds: tuple[Kind, ...] = (WORKLOAD, SERVICE, CONFIG_MAP)
+        if isinstance(removal, DeleteComparator):
+            version = removal.version
+            name = names.comparator(scene.deployment.metadata.name, version.model_version, version.digest)
+            kinds = (WORKLOAD, SERVICE)
+        for kind in kinds:
             await self._objects.delete(Key(kind, scene.namespace, name))
 
     async def _mend(self, scene: Scene, leaving: set[VersionID]) -> None:

@@ -6,9 +6,11 @@ from typing import Any
 
 from tidegate.api.deployment import CommandName, Deployment, DeploymentStatus
 from tidegate.api.model_version import ModelVersion
+from tidegate.api.route import Mirror as RouteMirror
 from tidegate.api.route import Route
 from tidegate.domain.conditions import find_condition, is_true
 from tidegate.domain.manifests import names
+from tidegate.domain.manifests.comparator import Shadowing
 from tidegate.domain.manifests.serving import (
     DIGEST_ANNOTATION,
     MODEL_VERSION_ANNOTATION,
@@ -21,6 +23,8 @@ from tidegate.domain.pods import find_final_failure, find_pod_problem, find_work
 from tidegate.domain.release import (
     Backend,
     CommandRequest,
+    Comparator,
+    Mirror,
     ModelState,
     Observed,
     ObservedRoute,
@@ -37,7 +41,9 @@ __all__ = [
     "former_versions",
     "known_versions",
     "make_served",
+    "make_shadowing",
     "model_state",
+    "read_comparator",
     "read_route",
     "read_workload",
     "version_of",
@@ -80,6 +86,13 @@ def make_served(deployment: Deployment, models: Mapping[str, ModelVersion], vers
         signature=model.spec.signature,
         serving=deployment.spec.serving,
     )
+
+
+def make_shadowing(deployment: Deployment, version: VersionID, stable: VersionID) -> Shadowing:
+    """Return what the comparator of a version is built from."""
+    metadata = deployment.metadata
+    shadow = deployment.spec.strategy.shadow
+    return Shadowing(metadata.namespace, metadata.name, metadata.uid, version, stable, shadow)
 
 
 def model_state(models: Mapping[str, ModelVersion], version: VersionID) -> ModelState:
@@ -157,17 +170,40 @@ def read_route(manifest: Manifest | None, deployment: str, known: Iterable[Versi
         )
         for each in route.spec.backends
     )
+    mirror = route.spec.mirror
     ready = find_condition(route.status.conditions, "Ready")
     seen = route.status.observed_generation == route.metadata.generation
     return ObservedRoute(
         exists=True,
         backends=backends,
         sticky=Stickiness(route.spec.sticky.header, route.spec.sticky.salt) if route.spec.sticky else None,
+        mirror=Mirror(_find_mirrored(mirror, deployment, by_service.values()), mirror.percent) if mirror else None,
         confirmed=seen and is_true(route.status.conditions, "Ready"),
         live=_read_live(route, backends, set(by_service.values())),
         missing=route.status.proxies.missing,
         message=ready.message if ready else "the router has not seen the Route yet; is it running?",
     )
+
+
+def _find_mirrored(mirror: RouteMirror, deployment: str, known: Iterable[VersionID]) -> VersionID:
+    by_service = {names.comparator(deployment, each.model_version, each.digest): each for each in known}
+    return by_service.get(mirror.service, VersionID(mirror.model_version, ""))
+
+
+def read_comparator(live: Mapping[str, Any], wanted: Manifest | None, pods: Sequence[Mapping[str, Any]]) -> Comparator:
+    """Read the apps/v1 Deployment of a comparator; `wanted` is what the builder makes now, None if nobody needs it."""
+    status = live.get("status") or {}
+    seen = status.get("observedGeneration", 0) >= live["metadata"].get("generation", 1)
+    ready = seen and status.get("readyReplicas", 0) >= 1 and status.get("updatedReplicas", 0) >= 1
+    return Comparator(
+        ready=ready,
+        current=wanted is not None and _template(live) == _template(wanted),
+        problem=None if ready else _find_problem(live, pods),
+    )
+
+
+def _template(workload: Mapping[str, Any]) -> str | None:
+    return (workload["metadata"].get("annotations") or {}).get(TEMPLATE_ANNOTATION)
 
 
 def _read_live(route: Route, backends: Iterable[Backend], known: set[VersionID]) -> dict[VersionID, float]:
@@ -185,4 +221,4 @@ def _is_current(live: Mapping[str, Any], served: Served | None, platform: Platfo
     """Whether the live workload is what the builder makes now; one whose ModelVersion is gone cannot be rebuilt."""
     if served is None:
         return True
-    return bool((live["metadata"].get("annotations") or {}).get(TEMPLATE_ANNOTATION) == template_hash(served, platform))
+    return _template(live) == template_hash(served, platform)

@@ -1,7 +1,7 @@
 """Route configurations: which share of an endpoint's requests goes to which cluster, and what is said when none can."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
@@ -50,10 +50,16 @@ _PREVIOUS_HOSTS = "envoy.retry_host_predicates.previous_hosts"
 ClusterOf = Callable[[BackendView | MirrorView, Protocol], str]
 
 
-def build_route(view: RouteView, segments: Sequence[Segment], *, mirror_ready: bool) -> Part:
-    """Build the route configuration of a Route: each has its own, so that a change is a small message."""
-    mirror = view.mirror if mirror_ready and view.mirror and view.mirror.percent else None
-    routes = [_route(view, segments, mirror, protocol) for protocol in (Protocol.GRPC, Protocol.HTTP)]
+def build_route(view: RouteView, segments: Sequence[Segment], *, mirrored: Set[Protocol]) -> Part:
+    """Build the route configuration of a Route: each has its own, so that a change is a small message.
+
+    Args:
+        view: What the Route asks for.
+        segments: How its hash range is cut.
+        mirrored: Protocols in which the mirror has ready endpoints.
+    """
+    mirrors = {each: view.mirror for each in mirrored if view.mirror and view.mirror.percent}
+    routes = [_route(view, segments, mirrors.get(each), each) for each in (Protocol.GRPC, Protocol.HTTP)]
     host = VirtualHost(
         name=view.key,
         domains=["*"],
@@ -61,7 +67,7 @@ def build_route(view: RouteView, segments: Sequence[Segment], *, mirror_ready: b
         retry_policy=_retry_policy(),
         typed_per_filter_config={PATH_FILTER: _path_rules()},
     )
-    requires = _required(view, segments, mirror)
+    requires = _required(view, segments, mirrors)
     return build_part(view.key, RouteConfiguration(name=view.key, virtual_hosts=[host]), requires)
 
 
@@ -85,12 +91,12 @@ def _path_rules() -> dict[str, Any]:
     return any_of(RBACPerRoute(rbac=RBAC(rules=rules)))
 
 
-def _required(view: RouteView, segments: Sequence[Segment], mirror: MirrorView | None) -> frozenset[str]:
+def _required(view: RouteView, segments: Sequence[Segment], mirrors: Mapping[Protocol, MirrorView]) -> frozenset[str]:
     if not segments:
         return frozenset()
-    used: list[BackendView | MirrorView] = [view.backends[index] for index in {piece.backend for piece in segments}]
-    used += [mirror] if mirror else []
-    return frozenset(_cluster(view, target, protocol) for target in used for protocol in Protocol)
+    used = [view.backends[index] for index in {piece.backend for piece in segments}]
+    copies = {_cluster(view, mirror, protocol) for protocol, mirror in mirrors.items()}
+    return frozenset(_cluster(view, target, protocol) for target in used for protocol in Protocol) | copies
 
 
 def _cluster(view: RouteView, target: BackendView | MirrorView, protocol: Protocol) -> str:

@@ -59,7 +59,7 @@ def compile_route(view: RouteView, table: EndpointTable) -> CompiledRoute:
     targets += [view.mirror] if view.mirror else []
     clusters, endpoints = _resources(view, targets, table)
     return CompiledRoute(
-        route=build_route(view, segments, mirror_ready=bool(view.mirror and _ready(view, view.mirror, table))),
+        route=build_route(view, segments, mirrored=_mirrored(view, table)),
         clusters=clusters,
         endpoints=endpoints,
         services=frozenset((view.namespace, target.service) for target in targets),
@@ -130,9 +130,17 @@ def replace_routes(
     )
 
 
-def _ready(view: RouteView, target: BackendView | MirrorView, table: EndpointTable) -> bool:
+def _ready(view: RouteView, target: BackendView, table: EndpointTable) -> bool:
     service = (view.namespace, target.service)
     return all(table.addresses(service, protocol) for protocol in Protocol)
+
+
+def _mirrored(view: RouteView, table: EndpointTable) -> frozenset[Protocol]:
+    """Return the protocols in which somebody takes the copies; who takes them may speak one only."""
+    if view.mirror is None:
+        return frozenset()
+    service = (view.namespace, view.mirror.service)
+    return frozenset(protocol for protocol in Protocol if table.addresses(service, protocol))
 
 
 def _resources(

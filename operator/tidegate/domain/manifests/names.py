@@ -11,6 +11,7 @@ from functools import lru_cache
 
 __all__ = [
     "COMMAND_ANNOTATION",
+    "COMPARATOR_LABEL",
     "COMPONENT_LABEL",
     "DEPLOYMENT_LABEL",
     "MANAGED_BY",
@@ -18,6 +19,7 @@ __all__ = [
     "OWNER_ANNOTATION",
     "TRAINING_JOB_LABEL",
     "child_labels",
+    "comparator",
     "dns_label",
     "endpoint",
     "label_value",
@@ -34,6 +36,7 @@ MANAGED_BY = {"app.kubernetes.io/managed-by": "tidegate"}
 DEPLOYMENT_LABEL = "tidegate.dev/deployment"
 MODEL_VERSION_LABEL = "tidegate.dev/model-version"
 TRAINING_JOB_LABEL = "tidegate.dev/training-job"
+COMPARATOR_LABEL = "tidegate.dev/comparator"
 COMPONENT_LABEL = "tidegate.dev/component"
 OWNER_ANNOTATION = "tidegate.dev/owner"
 COMMAND_ANNOTATION = "tidegate.dev/command"
@@ -72,7 +75,14 @@ def label_value(text: str) -> str:
 @lru_cache(maxsize=4096)
 def serving(deployment: str, model_version: str, digest: str) -> str:
     """Name of the workload, Service and ConfigMap of one version with one digest, as one Deployment serves it."""
-    tail = f"-{hashlib.sha256((model_version + digest).encode()).hexdigest()[:8]}"
+    tail = f"-{_hash(model_version + digest)}"
+    return dns_label(deployment, limit=LIMIT - len(tail)) + tail
+
+
+@lru_cache(maxsize=4096)
+def comparator(deployment: str, model_version: str, digest: str) -> str:
+    """Name of the workload and Service that compare the answers of one shadowed version with the stable one's."""
+    tail = f"-shadow-{_hash(model_version + digest)}"
     return dns_label(deployment, limit=LIMIT - len(tail)) + tail
 
 

@@ -1,21 +1,22 @@
 """The Route of a Deployment: which share each version gets."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from tidegate.domain.manifests import names
-from tidegate.domain.release import Backend, Stickiness
+from tidegate.domain.release import Backend, Mirror, SetRoute
 
 __all__ = ["build_route"]
 
 
-def build_route(
-    namespace: str, deployment: str, uid: str, backends: Sequence[Backend], sticky: Stickiness | None
-) -> dict[str, Any]:
+def build_route(namespace: str, deployment: str, uid: str, wanted: SetRoute) -> dict[str, Any]:
     """Build the Route; the whole list of backends is applied, so a share can never be left behind."""
-    spec: dict[str, Any] = {"deployment": deployment, "backends": [_backend(deployment, each) for each in backends]}
+    backends = [_backend(deployment, each) for each in wanted.backends]
+    spec: dict[str, Any] = {"deployment": deployment, "backends": backends}
+    sticky = wanted.sticky
     if sticky is not None:
         spec["sticky"] = {"header": sticky.header} | ({"salt": sticky.salt} if sticky.salt else {})
+    if wanted.mirror is not None:
+        spec["mirror"] = _mirror(deployment, wanted.mirror)
     return {
         "apiVersion": "tidegate.dev/v1alpha1",
         "kind": "Route",
@@ -27,6 +28,15 @@ def build_route(
             "ownerReferences": [names.owner_reference("Deployment", deployment, uid)],
         },
         "spec": spec,
+    }
+
+
+def _mirror(deployment: str, mirror: Mirror) -> dict[str, Any]:
+    version = mirror.version
+    return {
+        "modelVersion": version.model_version,
+        "service": names.comparator(deployment, version.model_version, version.digest),
+        "percent": mirror.percent,
     }
 
 

@@ -1,0 +1,160 @@
+"""The Kubernetes objects of a comparator: the pod that answers copies of requests by asking both versions.
+
+::
+
+    Envoy ──copy──► comparator ──┬──► Service of the stable version
+                                 └──► Service of the shadowed version
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from tidegate.api.deployment import Shadow
+from tidegate.domain.manifests import names
+from tidegate.domain.manifests.serving import (
+    DIGEST_ANNOTATION,
+    HTTP,
+    MODEL_VERSION_ANNOTATION,
+    TEMPLATE_ANNOTATION,
+    USER,
+    Platform,
+)
+from tidegate.domain.release import VersionID
+
+__all__ = ["Shadowing", "build_comparator", "build_document"]
+
+Manifest = dict[str, Any]
+
+PORT = 8095
+
+
+@dataclass(frozen=True, slots=True)
+class Shadowing:
+    """One version that is shadowed, and what it is compared with."""
+
+    namespace: str
+    deployment: str
+    deployment_uid: str
+    version: VersionID
+    stable: VersionID
+    shadow: Shadow
+
+    @property
+    def name(self) -> str:
+        """Name of the workload and the Service."""
+        return names.comparator(self.deployment, self.version.model_version, self.version.digest)
+
+
+def build_comparator(shadowing: Shadowing, platform: Platform) -> tuple[Manifest, Manifest]:
+    """Build Service and workload, in the order in which they are applied."""
+    ports = [{"name": "http", "port": PORT, "protocol": "TCP", "targetPort": PORT}]
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(shadowing),
+        "spec": {"clusterIP": "None", "selector": _selector(shadowing), "ports": ports},
+    }
+    return service, _build_workload(shadowing, platform)
+
+
+def build_document(shadowing: Shadowing) -> Manifest:
+    """Build what the comparator reads; its side of it is ``tidegate_serving.comparator``."""
+    shadow = shadowing.shadow
+    return {
+        "contractVersion": "v1",
+        "namespace": shadowing.namespace,
+        "deployment": shadowing.deployment,
+        "stable": _side(shadowing, shadowing.stable),
+        "shadow": _side(shadowing, shadowing.version),
+        "agreement": shadow.agreement.value,
+        "tolerance": shadow.tolerance,
+        "outputs": list(shadow.outputs) if shadow.outputs else None,
+    }
+
+
+def _side(shadowing: Shadowing, version: VersionID) -> Manifest:
+    service = names.serving(shadowing.deployment, version.model_version, version.digest)
+    return {"modelVersion": version.model_version, "url": f"http://{service}.{shadowing.namespace}.svc:{HTTP}"}
+
+
+def _build_workload(shadowing: Shadowing, platform: Platform) -> Manifest:
+    template = {
+        "metadata": {"labels": _labels(shadowing) | _selector(shadowing), "annotations": _pod_annotations(shadowing)},
+        "spec": _build_pod(shadowing, platform),
+    }
+    spec = {
+        "replicas": 1,
+        "revisionHistoryLimit": 0,
+        "strategy": {"type": "Recreate"},
+        "selector": {"matchLabels": _selector(shadowing)},
+        "template": template,
+    }
+    metadata = _metadata(shadowing)
+    text = json.dumps(spec, sort_keys=True)
+    metadata["annotations"][TEMPLATE_ANNOTATION] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}
+
+
+def _build_pod(shadowing: Shadowing, platform: Platform) -> Manifest:
+    probe = {"httpGet": {"path": "/healthz", "port": "http"}, "timeoutSeconds": 2}
+    container = {
+        "name": "comparator",
+        "image": platform.agent_image,
+        "imagePullPolicy": platform.image_pull_policy,
+        "command": ["python", "-m", "tidegate_serving.comparator"],
+        "env": [{"name": "TIDEGATE_COMPARATOR", "value": json.dumps(build_document(shadowing), sort_keys=True)}],
+        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
+        "readinessProbe": probe | {"periodSeconds": 1},
+        "livenessProbe": probe | {"periodSeconds": 10},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    return {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 5,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+    }
+
+
+def _metadata(shadowing: Shadowing) -> Manifest:
+    return {
+        "name": shadowing.name,
+        "namespace": shadowing.namespace,
+        "labels": _labels(shadowing),
+        "annotations": _annotations(shadowing),
+        "ownerReferences": [names.owner_reference("Deployment", shadowing.deployment, shadowing.deployment_uid)],
+    }
+
+
+def _labels(shadowing: Shadowing) -> dict[str, str]:
+    return names.child_labels("comparator", {names.DEPLOYMENT_LABEL: shadowing.deployment})
+
+
+def _selector(shadowing: Shadowing) -> dict[str, str]:
+    return {names.COMPARATOR_LABEL: shadowing.name}
+
+
+def _annotations(shadowing: Shadowing) -> dict[str, str]:
+    return names.owner_annotation("Deployment", shadowing.deployment) | {
+        MODEL_VERSION_ANNOTATION: shadowing.version.model_version,
+        DIGEST_ANNOTATION: shadowing.version.digest,
+    }
+
+
+def _pod_annotations(shadowing: Shadowing) -> dict[str, str]:
+    scrape = {"scrape": "true", "port": str(PORT), "path": "/metrics"}
+    return _annotations(shadowing) | {f"prometheus.io/{key}": value for key, value in scrape.items()}
