@@ -9,6 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from tidegate.api.deployment import Shadow
+from tidegate.domain.manifests.comparator import Shadowing, build_comparator
+from tidegate.domain.manifests.serving import Platform
+from tidegate.domain.release import VersionID
 from tidegate.domain.requests import GRPC_FAILURES, GRPC_STATUSES, REQUESTS
 from tidegate.router.settings import RouterSettings
 from tidegate.settings import Settings
@@ -353,6 +357,22 @@ def test_monitors_name_ports_that_exist(render):
         wanted = monitor["spec"]["selector"]["matchLabels"].items()
         (service,) = [each for each in services if wanted <= each["metadata"]["labels"].items()]
         assert monitor["spec"]["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
+
+
+@pytest.mark.parametrize(
+    ("values", "where"), [({}, {"any": True}), (VALUE_SETS["namespaces"], {"matchNames": ["games", "search"]})]
+)
+def test_comparators_are_scraped_where_the_operator_makes_them(render, values, where):
+    """Their labels and port are those of the operator's own manifest."""
+    shadowing = Shadowing("games", "m", "uid", VersionID("m-2", "b" * 64), VersionID("m-1", "a" * 64), Shadow())
+    pod = build_comparator(shadowing, Platform("agent:1", "triton:1"))[1]["spec"]["template"]
+    monitors = of_kind(render(values, kinds=MONITORING), "PodMonitor")
+    (monitor,) = [each for each in monitors if each["metadata"]["name"].endswith("-comparators")]
+    assert monitor["spec"]["namespaceSelector"] == where
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] in {each["name"] for each in pod["spec"]["containers"][0]["ports"]}
+    assert endpoint["path"] == pod["metadata"]["annotations"]["prometheus.io/path"]
 
 
 def test_watched_namespaces_get_roles_instead_of_cluster_roles(render):

@@ -82,11 +82,19 @@ def make_nan_model() -> bytes:
     return model.SerializeToString()
 
 
+def annotate(model: bytes) -> bytes:
+    """Return the same model in another file: other digest, same answers."""
+    annotated = onnx.load_model_from_string(model)
+    annotated.doc_string = "twin"
+    return annotated.SerializeToString()
+
+
 def all_files() -> dict[str, bytes]:
     """Return every file of the tests by name."""
     good = make_model(seed=1)
     return {
         "good": good,
+        "twin": annotate(good),
         "better": make_model(seed=2),
         "best": make_model(seed=3),
         "centre": make_model(seed=10, preference=(1, 2, 3, 4, 3.1, 2.1, 1.1)),
