@@ -136,6 +136,60 @@ class Cluster:
         account = {"name": "default", "namespace": name}
         self.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account})
 
+    def add_version(self, namespace: str, version: str, *, ready: bool = True) -> None:
+        """Make a ModelVersion of connect4, and let its validation pass."""
+        name = f"connect4-{version}"
+        artifact = {"uri": "https://example.org/model.onnx", "sha256": version.replace(".", "")[0] * 64}
+        spec = {"model": "connect4", "version": version, "artifact": artifact}
+        self.apply(make("ModelVersion", name, namespace, spec))
+        if ready:
+            wait_for(
+                lambda: self.status(name, namespace, "modelversions").get("phase"), "the ModelVersion's first status"
+            )
+            self._finish_validation(namespace, name)
+
+    def _finish_validation(self, namespace: str, name: str) -> None:
+        """Report what the Job controller and the validation pod would."""
+
+        def job() -> dict[str, Any] | None:
+            return next((each for each in self.list("jobs", namespace) if _owner(each) == f"ModelVersion/{name}"), None)
+
+        found = wait_for(job, "the validation Job")
+        names = ("Checksum", "Loadable", "Signature", "FiniteOutputs", "Parity", "Latency", "GoldenSet")
+        result = {"outcome": "Passed", "checks": [{"name": each, "outcome": "Passed", "message": ""} for each in names]}
+        self._add_pod(namespace, found, result)
+        now = "2026-01-01T00:00:00Z"
+        done = [
+            {"type": kind, "status": "True", "lastTransitionTime": now} for kind in ("SuccessCriteriaMet", "Complete")
+        ]
+        status = {"startTime": now, "completionTime": now, "succeeded": 1, "conditions": done}
+        self.set_status("jobs", found["metadata"]["name"], namespace, status)
+        wait_for(lambda: self.status(name, namespace, "modelversions").get("phase") == "Ready", f"{name} to be Ready")
+
+    def _add_pod(self, namespace: str, job: dict[str, Any], result: dict[str, Any]) -> None:
+        template = job["spec"]["template"]
+        name = f"{job['metadata']['name']}-0"
+        metadata = template["metadata"] | {"name": name, "namespace": namespace}
+        reference = {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "name": job["metadata"]["name"],
+            "uid": job["metadata"]["uid"],
+        }
+        metadata |= {"ownerReferences": [reference | {"controller": True}]}
+        self.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
+        ended = {"exitCode": 0, "reason": "Completed", "message": json.dumps(result)}
+        container = template["spec"]["containers"][0]
+        seen = {
+            "name": container["name"],
+            "image": container["image"],
+            "imageID": "",
+            "ready": False,
+            "restartCount": 0,
+        }
+        states = [seen | {"state": {"terminated": ended}}]
+        self.set_status("pods", name, namespace, {"phase": "Succeeded", "containerStatuses": states})
+
     def status(self, name: str, namespace: str, kind: str = "deployments.tidegate.dev") -> dict[str, Any]:
         return (self.get(kind, name, namespace) or {}).get("status") or {}
 
@@ -165,6 +219,16 @@ class Cluster:
             conditions = [ready | {"lastTransitionTime": "2026-01-01T00:00:00.000000Z"}]
             status = {"observedGeneration": wanted, "weights": weights, "conditions": conditions}
             self.set_status("routes.tidegate.dev", route["metadata"]["name"], namespace, status)
+
+
+def make(kind: str, name: str, namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """Make a manifest of one of our kinds."""
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": "tidegate.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def _owner(manifest: dict[str, Any]) -> str | None:
+    return (manifest["metadata"].get("annotations") or {}).get("tidegate.dev/owner")
 
 
 def _free_ports(count: int) -> list[int]:

@@ -1,6 +1,5 @@
 """The whole operator as a process against a real API server: status, bad input, two replicas, a graceful end."""
 
-import json
 import signal
 import uuid
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from dev.cluster.apiserver import ApiServer
-from tests.runtime.operator_process import ROOT, Cluster, Operator, wait_for
+from tests.runtime.operator_process import ROOT, Cluster, Operator, make, wait_for
 
 pytestmark = pytest.mark.apiserver
 
@@ -64,64 +63,6 @@ def start(cluster: Cluster, namespace: str, folder: Path, identity: str) -> Oper
     return Operator(cluster.kubeconfig, folder, identity, namespace=namespace, watch_namespaces=namespace)
 
 
-def model_version(cluster: Cluster, namespace: str, version: str, *, ready: bool = True) -> None:
-    name = f"connect4-{version}"
-    artifact = {"uri": "https://example.org/model.onnx", "sha256": version.replace(".", "")[0] * 64}
-    spec = {"model": "connect4", "version": version, "artifact": artifact}
-    cluster.apply(make("ModelVersion", name, namespace, spec))
-    if ready:
-        wait_for(
-            lambda: cluster.status(name, namespace, "modelversions").get("phase"), "the ModelVersion's first status"
-        )
-        finish_validation(cluster, namespace, name)
-
-
-def finish_validation(cluster: Cluster, namespace: str, name: str) -> None:
-    """What the Job controller and the validation pod would report."""
-
-    def job() -> dict[str, Any] | None:
-        return next((each for each in cluster.list("jobs", namespace) if owner(each) == f"ModelVersion/{name}"), None)
-
-    found = wait_for(job, "the validation Job")
-    names = ("Checksum", "Loadable", "Signature", "FiniteOutputs", "Parity", "Latency", "GoldenSet")
-    result = {"outcome": "Passed", "checks": [{"name": each, "outcome": "Passed", "message": ""} for each in names]}
-    add_pod(cluster, namespace, found, result)
-    now = "2026-01-01T00:00:00Z"
-    done = [{"type": kind, "status": "True", "lastTransitionTime": now} for kind in ("SuccessCriteriaMet", "Complete")]
-    status = {"startTime": now, "completionTime": now, "succeeded": 1, "conditions": done}
-    cluster.set_status("jobs", found["metadata"]["name"], namespace, status)
-    wait_for(lambda: cluster.status(name, namespace, "modelversions").get("phase") == "Ready", f"{name} to be Ready")
-
-
-def add_pod(cluster: Cluster, namespace: str, job: dict[str, Any], result: dict[str, Any]) -> None:
-    template = job["spec"]["template"]
-    name = f"{job['metadata']['name']}-0"
-    metadata = template["metadata"] | {"name": name, "namespace": namespace}
-    reference = {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "name": job["metadata"]["name"],
-        "uid": job["metadata"]["uid"],
-    }
-    metadata |= {"ownerReferences": [reference | {"controller": True}]}
-    cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
-    ended = {"exitCode": 0, "reason": "Completed", "message": json.dumps(result)}
-    container = template["spec"]["containers"][0]
-    seen = {"name": container["name"], "image": container["image"], "imageID": "", "ready": False, "restartCount": 0}
-    cluster.set_status(
-        "pods", name, namespace, {"phase": "Succeeded", "containerStatuses": [seen | {"state": {"terminated": ended}}]}
-    )
-
-
-def owner(manifest: dict[str, Any]) -> str | None:
-    return (manifest["metadata"].get("annotations") or {}).get("tidegate.dev/owner")
-
-
-def make(kind: str, name: str, namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
-    metadata = {"name": name, "namespace": namespace}
-    return {"apiVersion": "tidegate.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
-
-
 def deployment(cluster: Cluster, namespace: str, version: str, **spec: Any) -> None:
     cluster.apply(make("Deployment", "connect4", namespace, {"modelVersion": f"connect4-{version}"} | spec))
 
@@ -138,7 +79,7 @@ def wait_until_healthy(cluster: Cluster, namespace: str, version: str) -> dict[s
 
 
 def test_a_model_version_is_validated_and_released(cluster: Cluster, place: str, operator: Operator) -> None:
-    model_version(cluster, place, "1.0.0")
+    cluster.add_version(place, "1.0.0")
     deployment(cluster, place, "1.0.0")
     status = wait_until_healthy(cluster, place, "1.0.0")
     assert status["observedGeneration"] == 1
@@ -161,7 +102,7 @@ def test_a_model_version_is_validated_and_released(cluster: Cluster, place: str,
 
 
 def test_the_operator_writes_nothing_on_settled_objects(cluster: Cluster, place: str, operator: Operator) -> None:
-    model_version(cluster, place, "1.0.0")
+    cluster.add_version(place, "1.0.0")
     deployment(cluster, place, "1.0.0")
     wait_until_healthy(cluster, place, "1.0.0")
     wait_for(lambda: cluster.status("connect4-1.0.0", place, "modelversions").get("servedBy"), "servedBy")
@@ -198,7 +139,7 @@ def test_the_operator_writes_nothing_on_settled_objects(cluster: Cluster, place:
 def test_a_version_that_cannot_be_served_is_said_with_its_name(
     cluster: Cluster, place: str, operator: Operator, version: str, reason: str
 ) -> None:
-    model_version(cluster, place, "2.0.0", ready=False)
+    cluster.add_version(place, "2.0.0", ready=False)
     deployment(cluster, place, version)
     ready = wait_for(lambda: cluster.condition("Ready", "connect4", place), "a condition")
     ready = wait_for(
@@ -215,7 +156,7 @@ def test_a_foreign_service_is_not_taken_over_and_the_release_goes_on_when_it_is_
     metadata = {"name": "connect4", "namespace": place}
     spec = {"ports": [{"port": 80}], "selector": {"app": "theirs"}}
     cluster.apply({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec})
-    model_version(cluster, place, "1.0.0")
+    cluster.add_version(place, "1.0.0")
     deployment(cluster, place, "1.0.0")
     wait_for(lambda: cluster.condition("Ready", "connect4", place).get("reason") == "EndpointNameTaken", "the reason")
     foreign = cluster.get("services", "connect4", place)
@@ -224,7 +165,7 @@ def test_a_foreign_service_is_not_taken_over_and_the_release_goes_on_when_it_is_
 
 
 def test_deleted_children_come_back(cluster: Cluster, place: str, operator: Operator) -> None:
-    model_version(cluster, place, "1.0.0")
+    cluster.add_version(place, "1.0.0")
     deployment(cluster, place, "1.0.0")
     wait_until_healthy(cluster, place, "1.0.0")
     for kind, name in (("services", "connect4"), ("routes.tidegate.dev", "connect4")):
@@ -245,7 +186,7 @@ def test_a_killed_operator_goes_on_where_it_was(cluster: Cluster, namespace: str
     with start(cluster, namespace, tmp_path, "one") as first:
         first.wait_until_leading()
         for version in ("1.0.0", "2.0.0"):
-            model_version(cluster, namespace, version)
+            cluster.add_version(namespace, version)
         deployment(cluster, namespace, "1.0.0", strategy={"type": "Canary", "canary": canary})
         wait_until_healthy(cluster, namespace, "1.0.0")
         deployment(cluster, namespace, "2.0.0", strategy={"type": "Canary", "canary": canary})
@@ -280,7 +221,7 @@ def test_of_two_replicas_one_works_and_the_other_follows_at_once(
         leader, standby = (first, second) if first.metric("tidegate_leading") == 1 else (second, first)
         leader.wait_until_leading()
         wait_for(lambda: standby.get("/readyz")[0] == 200, "the standby: a rolling update must not wait for its lease")
-        model_version(cluster, namespace, "1.0.0")
+        cluster.add_version(namespace, "1.0.0")
         deployment(cluster, namespace, "1.0.0")
         wait_until_healthy(cluster, namespace, "1.0.0")
         wrote = [
