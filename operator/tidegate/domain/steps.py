@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from datetime import timedelta
 
-from tidegate.api.deployment import Canary, DeploymentSpec, Gradual, Step, StrategyType
+from tidegate.api.deployment import AnalysisStep, Canary, DeploymentSpec, Gate, Gradual, Step, StrategyType
 
 __all__ = ["FAST_STEPS", "ReleaseStep", "bake_time", "fingerprint", "pods_for", "release_steps"]
 
@@ -20,6 +20,10 @@ class ReleaseStep:
     hold: timedelta = timedelta()
     pause: bool = False
     """Held until a person promotes."""
+    gate: Gate | None = None
+    """Held until this gate opens."""
+    analysis: AnalysisStep | None = None
+    """Held until this has been measured."""
 
 
 FAST_STEPS = (ReleaseStep(FULL),)
@@ -49,9 +53,18 @@ def bake_time(spec: DeploymentSpec, *, fast: bool) -> timedelta:
 
 
 def fingerprint(steps: tuple[ReleaseStep, ...]) -> str:
-    """Return a short text that changes when the steps change."""
-    text = ";".join(f"{step.percent:g},{step.hold.total_seconds():g},{step.pause}" for step in steps)
+    """Return a short text that changes when the steps change; how often a gate is asked is no part of a step."""
+    text = ";".join(_summarise(step) for step in steps)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _summarise(step: ReleaseStep) -> str:
+    parts = [f"{step.percent:g}", f"{step.hold.total_seconds():g}", str(step.pause)]
+    if step.gate is not None:
+        parts.append(step.gate.url)
+    if step.analysis is not None:
+        parts += [str(step.analysis.count), *(step.analysis.metrics or ())]
+    return ",".join(parts)
 
 
 def pods_for(percent: float, replicas: int) -> int:
@@ -77,5 +90,6 @@ def _explicit(steps: tuple[Step, ...]) -> tuple[ReleaseStep, ...]:
     percent = 0.0
     for step in steps:
         percent = percent if step.set_percent is None else step.set_percent
-        result.append(ReleaseStep(percent, step.hold or timedelta(), pause=step.pause is not None))
+        hold, is_pause = step.hold or timedelta(), step.pause is not None
+        result.append(ReleaseStep(percent, hold, is_pause, step.gate, step.analysis))
     return tuple(result)
