@@ -16,6 +16,7 @@ from tidegate.adapters.clock import SystemClock
 from tidegate.adapters.connection import ApiConnection
 from tidegate.adapters.credentials import Credentials, load_credentials
 from tidegate.adapters.events import KubernetesEvents
+from tidegate.adapters.gates import WebGates
 from tidegate.adapters.kubernetes import KubernetesObjects, KubernetesTokenReviews, check_kinds
 from tidegate.adapters.lease import LeaderElection, LeaseThread, LeaseTimes
 from tidegate.adapters.listing import Listing
@@ -65,6 +66,7 @@ class Operator:
         self._events = KubernetesEvents(self._api, self._clock, settings.identity)
         self._listing = Listing(self._api, self._cache, settings.watch_namespaces, CHILD_SELECTOR)
         self._metrics = PrometheusMetrics(_address(settings.prometheus_url))
+        self._gates = WebGates()
         mlflow_url = _address(settings.mlflow_url)
         self._registry = MLflow(mlflow_url) if mlflow_url else None
         self._reconcilers = self._build_reconcilers(mlflow_url)
@@ -155,13 +157,16 @@ class Operator:
         reconcilers: dict[Kind, Reconciler] = {
             TRAINING_JOB: TrainingJobReconciler(objects, objects, *shared, training),
             MODEL_VERSION: ModelVersionReconciler(objects, *shared, validation),
-            DEPLOYMENT: DeploymentReconciler(objects, objects, self._metrics, events, telemetry, clock, platform),
+            DEPLOYMENT: DeploymentReconciler(
+                objects, objects, self._metrics, self._gates, events, telemetry, clock, platform
+            ),
             ABTEST: ABTestReconciler(objects, self._metrics, events, telemetry, clock),
         }
         return {kind: ErrorMapping(each, objects, events, clock) for kind, each in reconcilers.items()}
 
     async def _close(self) -> None:
         await self._metrics.close()
+        await self._gates.close()
         if self._registry is not None:
             await self._registry.close()
         await self._fenced.close()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from tidegate.domain.release import Measurement, Query
+from tidegate.domain.release import GateAnswer, GateQuestion, GateRole, Measurement, Query
 from tidegate.domain.training_plan import Run
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Clock",
     "Creation",
     "Events",
+    "Gates",
     "Key",
     "Kind",
     "Manifest",
@@ -152,6 +153,16 @@ class MetricSource(Protocol):
         self, namespace: str, deployment: str, queries: Sequence[Query], patience: timedelta
     ) -> Mapping[str, Measurement]:
         """Answer all queries at once, by the name of the metric; never raises: a dead source is an answer, too."""
+        ...
+
+
+class Gates(Protocol):
+    """Addresses of the users that have a say in a release."""
+
+    async def ask(
+        self, namespace: str, questions: Sequence[GateQuestion], patience: timedelta
+    ) -> Mapping[GateRole, GateAnswer]:
+        """Ask all at once; never raises: a gate that cannot be asked is an answer, too."""
         ...
 
 

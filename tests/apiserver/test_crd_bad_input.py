@@ -293,7 +293,113 @@ BAD: list[tuple[str, str, Any, str, str]] = [
         "spec.strategy",
         {"canary": steps({"setPercent": 5, "hold": "5m"})},
         "spec.strategy.canary.steps[0]",
-        "set exactly one of setPercent, hold and pause",
+        "set exactly one of setPercent, hold, pause, gate and analysis",
+    ),
+    (
+        "Deployment",
+        "spec.strategy",
+        {"canary": steps({"gate": {}})},
+        "spec.strategy.canary.steps[0].gate.url",
+        "Required value",
+    ),
+    *(
+        (
+            "Deployment",
+            "spec.strategy",
+            {"canary": steps({"gate": {"url": url}})},
+            "spec.strategy.canary.steps[0].gate.url",
+            "begins with http:// or https://, without a password",
+        )
+        for url in (
+            "ftp://gates/go",
+            "gates.example/go",
+            "https://ann:secret@gates/go",
+            "http://gates/#a",
+            "http://a b",
+        )
+    ),
+    (
+        "Deployment",
+        "spec.strategy",
+        {"canary": steps({"gate": {"url": "http://gates/go", "timeout": "30s"}})},
+        "spec.strategy.canary.steps[0].gate.timeout",
+        "write a duration from 1s to 5s",
+    ),
+    (
+        "Deployment",
+        "spec.strategy",
+        {"canary": steps({"gate": {"url": "http://gates/go", "interval": "0s"}})},
+        "spec.strategy.canary.steps[0].gate.interval",
+        "write a duration from 1s to 24h",
+    ),
+    (
+        "Deployment",
+        "spec.strategy",
+        {"canary": steps({"gate": {"url": "http://gates/go", "retries": 3}})},
+        "spec.strategy.canary.steps[0].gate.retries",
+        "unknown field",
+    ),
+    (
+        "Deployment",
+        "spec.rollback",
+        {"gate": {"url": "http://gates/back", "interval": "5s"}},
+        "spec.rollback.gate.interval",
+        "unknown field",
+    ),
+    *(
+        (
+            "Deployment",
+            "spec.strategy",
+            {"canary": steps(*before, {"analysis": {}}, {"setPercent": 20})},
+            "spec.strategy.canary.steps",
+            "write a setPercent above 0 before the analysis step",
+        )
+        for before in ((), ({"hold": "1m"},), ({"setPercent": 0},))
+    ),
+    (
+        "Deployment",
+        "spec.strategy",
+        {"canary": steps({"setPercent": 5}, {"analysis": {"metrics": []}})},
+        "spec.strategy.canary.steps[1].analysis.metrics",
+        "should have at least 1 items",
+    ),
+    (
+        "Deployment",
+        "spec.strategy",
+        {"canary": steps({"setPercent": 5}, {"analysis": {"count": 0}})},
+        "spec.strategy.canary.steps[1].analysis.count",
+        "greater than or equal to 1",
+    ),
+    (
+        "Deployment",
+        "spec.strategy",
+        {"canary": steps({"setPercent": 5}, {"analysis": {"metrics": ["errorRate", "accuracy"]}})},
+        "spec.strategy",
+        "names a metric that spec.analysis.metrics lacks",
+    ),
+    *(
+        (
+            "Deployment",
+            "spec",
+            {
+                "modelVersion": "connect4-1.1.0",
+                "strategy": {"canary": steps({"setPercent": 5}, {"analysis": analysis})},
+                "analysis": {"metrics": metric(max=1, dryRun=True)},
+            },
+            "spec.strategy",
+            remedy,
+        )
+        for analysis, remedy in (
+            ({}, "needs a metric that decides"),
+            ({"metrics": ["errorRate"]}, "or has as a dry run"),
+        )
+    ),
+    (
+        "Deployment",
+        "spec",
+        {"modelVersion": "connect4-1.1.0", "strategy": {"canary": steps({"setPercent": 5}, {"analysis": {}})}},
+        "spec.strategy",
+        "add one to spec.analysis.metrics",
     ),
     (
         "Deployment",

@@ -17,7 +17,7 @@ import yaml
 
 from dev.cluster.apiserver import ApiServer
 from tests.runtime.operator_process import OPERATOR, ROOT, Cluster, Operator, wait_for
-from tests.runtime.test_operator_process import deployment, model_version, wait_until_healthy
+from tests.runtime.test_operator_process import deployment, wait_until_healthy
 
 pytestmark = pytest.mark.apiserver
 
@@ -85,7 +85,7 @@ def place(cluster: Cluster, namespace: str, tmp_path: Path) -> Iterator[str]:
 def released_up_to_the_pause(cluster: Cluster, place: str) -> None:
     """1.0.0 serves; 2.0.0 has 30 % and waits for a person."""
     for version in ("1.0.0", "2.0.0"):
-        model_version(cluster, place, version)
+        cluster.add_version(place, version)
     deployment(cluster, place, "1.0.0", strategy=PAUSED_STEPS)
     wait_until_healthy(cluster, place, "1.0.0")
     deployment(cluster, place, "2.0.0", strategy=PAUSED_STEPS)

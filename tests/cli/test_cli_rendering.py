@@ -90,6 +90,20 @@ def test_where_a_canary_is(fields: dict[str, Any], expected: str) -> None:
     assert rendering.describe_canary(seen, seen.status.canary, NOW) == expected
 
 
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        ({"gate": {"url": "https://gates.example/go"}}, "step 1 of 4, for 12s, waits for its gate"),
+        ({"analysis": {}}, "step 1 of 4, for 12s, waits for measurements"),
+    ],
+)
+def test_what_a_step_waits_for(step: dict[str, Any], expected: str) -> None:
+    strategy = {"canary": {"steps": [{"setPercent": 30}, step]}}
+    seen = releasing(spec={"strategy": strategy}, canary=canary(step=1))
+    assert seen.status.canary is not None
+    assert rendering.describe_canary(seen, seen.status.canary, NOW) == expected
+
+
 def test_a_fresh_object_without_status_is_drawn() -> None:
     fresh = manifest()
     fresh["status"] = {}
@@ -151,6 +165,11 @@ def test_a_release_under_way_is_explained() -> None:
         (view("PodsNotReady", canary=canary()), "pods", ("kubectl get pods -n shop -l tidegate.dev/deployment=m",)),
         (view("Holding", canary=canary()), "by itself", ("tidegate promote m -n shop",)),
         (view("ModelVersionMissing"), "Nothing serves yet; the spec asks for m-1.1.0", ("kubectl get mv -n shop",)),
+        (
+            view("GateClosed", stable=active("m-1.0.0", 70), canary=canary()),
+            "when the gate opens",
+            ("tidegate promote m -n shop", "tidegate abort m -n shop"),
+        ),
         (view("SomethingNew"), "troubleshooting", ("kubectl describe mdep m -n shop",)),
         (
             view("ModelVersionRejected", stable=active("m-1.0.0", 100), rejected=[rejected()]),
@@ -188,6 +207,8 @@ def test_every_reason_that_a_release_waits_for_has_advice() -> None:
         Reason.STEPS_CHANGED,
         Reason.BAKE_PASSED,
         Reason.COMMANDED,
+        Reason.GATE_OPENED,
+        Reason.ROLLBACK_GATE,
         Reason.TOLERATED_FAILURE,
         Reason.ANALYSIS_PASSED,
         Reason.ABORTED,

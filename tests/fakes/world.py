@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tidegate.domain.release import Measurement, Query
+from tidegate.domain.release import GateAnswer, GateQuestion, GateRole, Measurement, Query
 from tidegate.errors import Conflict
 from tidegate.ports import Key, Kind, Manifest, kind_of
 
@@ -87,11 +87,26 @@ class FakeMetrics:
     async def measure(
         self, namespace: str, deployment: str, queries: Sequence[Query], patience: timedelta
     ) -> Mapping[str, Measurement]:
-        self.rounds += 1
+        self.rounds += bool(queries)
         return {
             query.metric.name: self.answers.get((query.version.model_version, query.metric.name), Measurement())
             for query in queries
         }
+
+
+class FakeGates:
+    """Answers what a test says, by address; otherwise 200."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, GateAnswer] = {}
+        self.asked: list[tuple[str, GateQuestion]] = []
+        """Namespace and question, in order."""
+
+    async def ask(
+        self, namespace: str, questions: Sequence[GateQuestion], patience: timedelta
+    ) -> Mapping[GateRole, GateAnswer]:
+        self.asked += [(namespace, question) for question in questions]
+        return {question.role: self.answers.get(question.url, GateAnswer(200)) for question in questions}
 
 
 class FakeObjects:

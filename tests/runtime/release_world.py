@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from tests.fakes.world import FakeClock, FakeEvents, FakeMetrics, FakeObjects, FakeTelemetry
+from tests.fakes.world import FakeClock, FakeEvents, FakeGates, FakeMetrics, FakeObjects, FakeTelemetry
 from tidegate.domain.manifests.serving import Platform
 from tidegate.domain.release import Measurement
 from tidegate.ports import ABTEST, DEPLOYMENT, MODEL_VERSION, POD, ROUTE, SERVICE, WORKLOAD, Key, Manifest, Requeue
@@ -45,6 +45,7 @@ class ReleaseWorld:
     def __init__(self, *manifests: Manifest) -> None:
         self.objects = FakeObjects(*manifests)
         self.metrics = FakeMetrics()
+        self.gates = FakeGates()
         self.events = FakeEvents()
         self.telemetry = FakeTelemetry()
         self.clock = FakeClock()
@@ -61,6 +62,7 @@ class ReleaseWorld:
             self.objects,
             self.objects,
             self.metrics,
+            self.gates,
             self.events,
             self.telemetry,
             self.clock,

@@ -6,11 +6,21 @@ from dataclasses import dataclass
 from tests.scenarios.simulator import Event, World, version
 from tidegate.api.deployment import DeploymentPhase, DeploymentSpec, DeploymentStatus
 from tidegate.api.model_version import Role
-from tidegate.domain.release import Backend, Experiment, Measurement, ModelState, SetRoute, Stickiness
+from tidegate.domain.release import (
+    Backend,
+    Experiment,
+    GateAnswer,
+    GateRole,
+    Measurement,
+    ModelState,
+    SetRoute,
+    Stickiness,
+)
 
 BAD = {"errorRate": Measurement(0.4, samples=100)}
 EMPTY = {"errorRate": Measurement(samples=0)}
 BETWEEN = {"errorRate": Measurement(0.07, samples=100)}
+GATE = "https://gates.example/go"
 
 
 @dataclass(frozen=True)
@@ -60,8 +70,12 @@ def make_spec(**fields: object) -> DeploymentSpec:
 
 
 def steps(*texts: str) -> dict[str, object]:
-    """Write explicit steps: "25" sets, "3s" holds, "pause" waits."""
-    known = {"pause": {"pause": {}}}
+    """Write explicit steps: "25" sets, "3s" holds, "pause" waits, "gate" asks, "analysis" measures twice."""
+    known: dict[str, dict[str, object]] = {
+        "pause": {"pause": {}},
+        "gate": {"gate": {"url": GATE, "interval": "3s", "error_limit": 1}},
+        "analysis": {"analysis": {"count": 2}},
+    }
     return {
         "canary": {
             "steps": [known.get(t) or ({"hold": t} if t.endswith("s") else {"set_percent": float(t)}) for t in texts]
@@ -153,6 +167,16 @@ def source(*, down: bool) -> Callable[[World], None]:
     def do(world: World) -> None:
         world.source_down = down
         world.say(f"metrics: the source is {'down' if down else 'up'}")
+
+    return do
+
+
+def say(role: GateRole, code: int | None, message: str = "") -> Callable[[World], None]:
+    """Let a gate answer this from now on."""
+
+    def do(world: World) -> None:
+        world.gates[role] = GateAnswer(code, message)
+        world.say(f"{role}: answers {code or 'nothing'} {message}".rstrip())
 
     return do
 
@@ -374,6 +398,139 @@ def steps_change_under_way() -> World:
     return make_world(
         Event(settled_on("v1"), release("v2")),
         Event(at_step("v2", 1), lambda world: world.change(strategy=steps("20", "3s", "60", "3s"))),
+    )
+
+
+# Gates and analysis steps
+
+CLOSED, SILENT = (403, "not before nine"), (None, "connection refused")
+OPEN, GOES_BACK = (200, "go"), (200, "incident 7")
+ROLLBACK_GATE: dict[str, object] = {"drain_delay": "3s", "gate": {"url": "https://gates.example/back?token=7"}}
+
+
+def gate_says(code: int | None) -> Callable[[World], bool]:
+    def check(world: World) -> bool:
+        record = world.status.canary.gate if world.status.canary else None
+        return record is not None and (record.consecutive_errors > 1 if code is None else record.code == code)
+
+    return check
+
+
+@scenario(60, "v2", history=("v1 Promoted", "v2 Promoted"), seeds=50)
+def scenario_12_gate_holds() -> World:
+    """Scenario 12: a gate answers non-200: held, no failure counted."""
+    return make_world(
+        Event(settled_on("v1"), say(GateRole.STEP, *CLOSED)),
+        Event(at_once, release("v2")),
+        Event(gate_says(403), say(GateRole.STEP, 500), after=7),
+        Event(gate_says(500), say(GateRole.STEP, *OPEN), after=4),
+        strategy=steps("25", "gate", "50", "2s"),
+    )
+
+
+@scenario(60, "v2", history=("v1 Promoted", "v2 Promoted"))
+def gate_does_not_answer() -> World:
+    """People are told after the limit; it goes on by itself, and a restarted operator asks at the same times."""
+    return make_world(
+        Event(settled_on("v1"), say(GateRole.STEP, *SILENT)),
+        Event(at_once, release("v2")),
+        Event(gate_says(None), restart_operator, after=2),
+        Event(at_once, say(GateRole.STEP, *CLOSED), after=5),
+        Event(gate_says(403), say(GateRole.STEP, *OPEN)),
+        strategy=steps("gate", "50", "2s"),
+    )
+
+
+@scenario(70, "v2", history=("v1 Promoted", "v2 Promoted"))
+def gate_closes_again_while_evidence_is_missing() -> World:
+    """A yes counts for one interval: what the analysis holds beyond that is asked again."""
+    return make_world(
+        Event(settled_on("v1"), say(GateRole.STEP, *CLOSED)),
+        Event(at_once, release("v2")),
+        Event(gate_says(403), answer("v2", EMPTY)),
+        Event(at_once, say(GateRole.STEP, *OPEN), after=2),
+        Event(holding, say(GateRole.STEP, *CLOSED)),
+        Event(gate_says(403), answer("v2", {}), after=1),
+        Event(at_once, say(GateRole.STEP, *OPEN), after=4),
+        strategy=steps("25", "2s", "gate", "50", "2s"),
+    )
+
+
+@scenario(60, "v2", history=("v1 Promoted", "v2 Promoted"))
+def person_promotes_at_a_gate() -> World:
+    return make_world(
+        Event(settled_on("v1"), say(GateRole.STEP, *CLOSED)),
+        Event(at_once, release("v2")),
+        Event(gate_says(403), command("Promote"), after=2),
+        strategy=steps("25", "gate", "50", "2s"),
+    )
+
+
+@scenario(60, "v1", DeploymentPhase.ROLLED_BACK, ("v1 Promoted", "v2 RolledBack"), seeds=50)
+def scenario_12_rollback_gate() -> World:
+    """Scenario 12: a rollback gate answers 200: rolled back at once; here while the steps wait for a person."""
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(at_step("v2", 1), say(GateRole.ROLLBACK, *GOES_BACK), after=3),
+        strategy=steps("25", "pause"),
+        rollback=ROLLBACK_GATE,
+    )
+
+
+@scenario(60, "v1", DeploymentPhase.ROLLED_BACK, ("v1 Promoted", "v2 RolledBack"))
+def rollback_gate_during_bake() -> World:
+    """Scenario 12, without any metric and without automatic rollback: a person runs the gate."""
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(baking, say(GateRole.ROLLBACK, *GOES_BACK), after=2),
+        strategy={"type": "Immediate", "immediate": {"bake": "10s"}},
+        analysis={"interval": "2s"},
+        rollback=ROLLBACK_GATE | {"automatic": False},
+    )
+
+
+@scenario(60, "v2", history=("v1 Promoted", "v2 Promoted"))
+def rollback_gate_does_not_answer() -> World:
+    """Nothing happens, and the status says so in words that stay."""
+    return make_world(
+        Event(settled_on("v1"), say(GateRole.ROLLBACK, *SILENT)),
+        Event(at_once, release("v2")),
+        Event(at_step("v2", 3), say(GateRole.ROLLBACK, 500), after=1),
+        strategy=steps("25", "4s", "50", "5s"),
+        rollback=ROLLBACK_GATE,
+    )
+
+
+@scenario(60, "v2", history=("v1 Promoted", "v2 Promoted"), seeds=50)
+def analysis_step_waits_for_passes() -> World:
+    """No data holds an analysis step; what passed before counts on."""
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(at_step("v2", 1), answer("v2", EMPTY), after=1),
+        Event(holding, answer("v2", {}), after=2),
+        strategy=steps("25", "analysis", "50", "analysis"),
+    )
+
+
+@scenario(60, "v1", DeploymentPhase.ROLLED_BACK, ("v1 Promoted", "v2 RolledBack"))
+def analysis_step_fails() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(at_step("v2", 1), answer("v2", BAD), after=1),
+        strategy=steps("25", "analysis", "50"),
+    )
+
+
+@scenario(80, "v2", history=("v1 Promoted", "v2 Promoted"), seeds=50)
+def steps_change_at_a_gate_and_at_an_analysis() -> World:
+    """The steps begin anew, the pods stay; what the gate said and what passed before counts no more."""
+    return make_world(
+        Event(settled_on("v1"), say(GateRole.STEP, *CLOSED)),
+        Event(at_once, release("v2")),
+        Event(gate_says(403), lambda w: w.change(strategy=steps("25", "50", "analysis", "gate")), after=1),
+        Event(at_step("v2", 2), lambda w: w.change(strategy=steps("25", "analysis", "gate")), after=1),
+        Event(gate_says(403), say(GateRole.STEP, *OPEN), after=1),
+        strategy=steps("25", "gate", "50"),
     )
 
 

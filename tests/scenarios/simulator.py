@@ -26,6 +26,8 @@ from tidegate.domain.release import (
     DeleteComparator,
     DeleteWorkload,
     Experiment,
+    GateAnswer,
+    GateRole,
     Measurement,
     Mirror,
     ModelState,
@@ -37,9 +39,9 @@ from tidegate.domain.release import (
     VersionID,
     Workload,
 )
-from tidegate.domain.rollout import measurements_due, plan_rollout
+from tidegate.domain.rollout import measurements_due, plan_rollout, questions_due
 from tidegate.domain.statistics import Proportion
-from tidegate.domain.steps import release_steps
+from tidegate.domain.steps import fingerprint, release_steps
 from tidegate.reconcilers.observation import former_versions
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -104,6 +106,10 @@ class World:
     counters: dict[datetime, dict[str, tuple[float, float]]] = field(default_factory=dict)
     """What the proxies had counted at each moment, by version: requests, and bad answers."""
     source_down: bool = False
+    gates: dict[GateRole, GateAnswer] = field(default_factory=dict)
+    """What the gates answer; without an entry a step's gate opens, and the rollback gate does not say yes."""
+    asked: list[tuple[float, GateRole]] = field(default_factory=list)
+    """Seconds and role of every question that a gate was asked."""
     broken: set[str] = field(default_factory=set)
     """Versions whose pods never become ready."""
     corrupt: set[str] = field(default_factory=set)
@@ -290,6 +296,12 @@ class World:
             answers[name] = replace(found or Measurement(), stable_value=stable.value if stable else None)
         return replace(observed, measurements=answers)
 
+    def ask(self, observed: Observed, status: DeploymentStatus) -> Observed:
+        opened = {GateRole.STEP: GateAnswer(200), GateRole.ROLLBACK: GateAnswer(404)}
+        roles = [each.role for each in questions_due(self.spec, status, observed, self.now)]
+        self.asked += [((self.now - START).total_seconds(), role) for role in roles]
+        return replace(observed, answers={role: self.gates.get(role, opened[role]) for role in roles})
+
     def _count_both(self, query: Query, stable: VersionID) -> Measurement:
         both = (self.count(each.model_version, query.start, query.end) for each in (query.version, stable))
         return Measurement(counted=Counted(*both))
@@ -301,10 +313,11 @@ class World:
         """Observe, plan, act, record; `die_after` acts the operator dies."""
         status = self.status
         seen = self.observe()
-        observed = self.measure(seen, status)
+        observed = self.ask(self.measure(seen, status), status)
         plan = plan_rollout(self.spec, status, observed, self.now)
         self.plans += 1
         self.check_plan(status, plan)
+        self.check_gates(status, observed, plan)
         is_alive = die_after is None and not lose_status
         if plan.record_first:
             if lose_status:
@@ -396,6 +409,21 @@ class World:
             again = plan_rollout(self.spec, plan.status, self.observe(), self.now + timedelta(hours=5))
             if not again.idle or again.status != plan.status:
                 raise InvariantError("a settled object is not left alone")
+
+    def check_gates(self, before: DeploymentStatus, observed: Observed, plan: Plan) -> None:
+        """No gate is passed without a yes, this moment or a person's word."""
+        old, new = before.canary, plan.status.canary
+        if old is None or old.fast or before.stable is None or old.steps_hash != fingerprint(release_steps(self.spec)):
+            return
+        if new is None and plan.status.stable == before.stable:
+            return
+        reached = new.step if new is not None else old.steps
+        if not any(step.gate for step in release_steps(self.spec)[old.step : reached]):
+            return
+        said = observed.answers.get(GateRole.STEP)
+        code = said.code if said is not None else old.gate.code if old.gate is not None else None
+        if code != 200 and not any(each.action == "AcceptCommand" for each in plan.decisions):
+            raise InvariantError(f"step {old.step} is left, but its gate answered {code}")
 
     def check_evidence(self) -> None:
         """Every request since the first traffic is in the evidence once, whatever died and was lost meanwhile."""

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from tests.scenarios.releases import BAD, BETWEEN, EMPTY, make_world, released, steps
+from tests.scenarios.releases import BAD, BETWEEN, EMPTY, GATE, make_world, released, steps
 from tests.scenarios.simulator import World, version
 from tidegate.api.deployment import DeploymentPhase
-from tidegate.domain.release import Experiment, Measurement, ModelState, Stickiness
+from tidegate.domain.release import Experiment, GateAnswer, GateRole, Measurement, ModelState, Stickiness
 
 Act = Callable[[World, random.Random], None]
 NAMES = ("v1", "v2", "v3")
@@ -18,6 +18,7 @@ STRATEGIES: tuple[dict[str, object], ...] = (
     {"type": "Immediate", "immediate": {"bake": "2s"}},
     {"type": "Gradual", "gradual": {"duration": "6s", "tick": "1s", "bake": "2s"}},
     steps("20", "2s", "60", "1s", "30", "2s"),
+    steps("gate", "20", "analysis", "60", "gate"),
 )
 ANSWERS: tuple[dict[str, Measurement | None], ...] = ({}, {}, {}, BAD, EMPTY, BETWEEN)
 
@@ -71,14 +72,20 @@ def toggle_rejection(world: World, chance: random.Random) -> None:
     world.add_model(name, ModelState.READY if state is ModelState.REJECTED else ModelState.REJECTED)
 
 
+def toggle_gates(world: World, chance: random.Random) -> None:
+    world.gates[GateRole.STEP] = GateAnswer(chance.choice((200, 403, 500, None)))
+    world.gates[GateRole.ROLLBACK] = GateAnswer(chance.choice((200, 404, 404, None)))
+
+
 DISTURBANCES = (ask, ask, ask, command, command, answer, toggle_source, kill, toggle_proxy)
-RARE = (toggle_broken, toggle_test, toggle_rejection)
+RARE = (toggle_broken, toggle_test, toggle_rejection, toggle_gates)
 
 
 def end_all_faults(world: World) -> None:
     """End every fault; what is asked for is a version that is fine, and no command is left that is against it."""
     world.command = None
     world.source_down = False
+    world.gates = {}
     world.values, world.broken, world.experiment = {}, set(), None
     for proxy in world.proxies:
         proxy.frozen = False
@@ -89,8 +96,8 @@ def end_all_faults(world: World) -> None:
 @pytest.mark.parametrize("seed", range(60))
 def test_random_releases_keep_every_invariant_and_come_to_rest(seed: int) -> None:
     chance = random.Random(seed)
-    drain = {"drain_delay": chance.choice(("0s", "3s"))}
-    world = make_world(strategy=chance.choice(STRATEGIES), progress_deadline="6s", rollback=drain)
+    rollback = {"drain_delay": chance.choice(("0s", "3s")), "gate": {"url": GATE}}
+    world = make_world(strategy=chance.choice(STRATEGIES), progress_deadline="6s", rollback=rollback)
     disturb(world, chance, DISTURBANCES + RARE)
     check_rest(world)
 

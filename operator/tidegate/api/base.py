@@ -38,6 +38,7 @@ __all__ = [
     "StatusModel",
     "Timestamp",
     "Toleration",
+    "WebhookURL",
     "format_duration",
     "parse_duration",
 ]
@@ -133,6 +134,14 @@ HttpHeaderName = Annotated[
     str,
     Field(max_length=128),
     Matches(r"^[A-Za-z0-9!#$%&*+.^_`|~-]+$", "write the name of an HTTP header, for example x-user-id"),
+]
+WebhookURL = Annotated[
+    str,
+    Field(max_length=1024),
+    Matches(
+        r"^https?://[A-Za-z0-9.:\[\]_-]+([/?][!$-~]*)?$",
+        "write an address that begins with http:// or https://, without a password, '#' or spaces",
+    ),
 ]
 Salt = Annotated[
     str,

@@ -18,6 +18,7 @@ from tidegate.api.base import (
     Scheduling,
     StatusModel,
     Timestamp,
+    WebhookURL,
 )
 from tidegate.api.route import Sticky
 from tidegate.api.rules import MODEL_DEFAULT, Between, rule, ruled, unique
@@ -29,6 +30,7 @@ __all__ = [
     "ActiveVariant",
     "Agreement",
     "Analysis",
+    "AnalysisStep",
     "Canary",
     "Command",
     "CommandName",
@@ -40,6 +42,8 @@ __all__ = [
     "DeploymentSpec",
     "DeploymentStatus",
     "Draining",
+    "Gate",
+    "GateRecord",
     "Gradual",
     "HistoryEntry",
     "Immediate",
@@ -59,6 +63,7 @@ __all__ = [
     "Triton",
     "Verdict",
     "Wait",
+    "Webhook",
 ]
 
 
@@ -88,13 +93,41 @@ class Serving(Model):
     """Settings of the server."""
 
 
+class Webhook(Model):
+    """An address that is asked by POST with a JSON document about the release; only an answer 200 is a yes."""
+
+    url: WebhookURL
+    """http:// or https://; redirects are not followed."""
+    timeout: Annotated[Duration, Between("1s", "5s")] = Field(default="3s", validate_default=True)
+    """How long one answer may take; no longer than 80 % of analysis.interval, so that no look is missed."""
+
+
+class Gate(Webhook):
+    """An address that says when the release goes on: asked by POST; 200 opens, any other answer holds."""
+
+    interval: Annotated[Duration, Between("1s", "24h")] = Field(default="30s", validate_default=True)
+    """Time between two questions."""
+    error_limit: Annotated[int, Field(ge=0, le=1000)] = 4
+    """Tries in a row without any answer that are tolerated before people are told; never a rollback."""
+
+
+class AnalysisStep(Model):
+    """What has to be measured before the release goes on."""
+
+    count: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Measurements of each metric that have to pass, counted from when the proxies confirmed the share."""
+    metrics: Annotated[tuple[MetricName, ...], Field(min_length=1, max_length=32)] | None = None
+    """Names of metrics of spec.analysis; without it, all that are no dry run."""
+
+
 class Step(Model):
     """One step of a canary release; exactly one field is set."""
 
     model_config = ruled(
         rule(
-            "[has(self.setPercent), has(self.hold), has(self.pause)].filter(x, x).size() == 1",
-            "set exactly one of setPercent, hold and pause in a step; write two steps for two things",
+            "[has(self.setPercent), has(self.hold), has(self.pause), has(self.gate), has(self.analysis)]"
+            ".filter(x, x).size() == 1",
+            "set exactly one of setPercent, hold, pause, gate and analysis in a step; write two steps for two things",
         ),
     )
 
@@ -104,6 +137,10 @@ class Step(Model):
     """Stay here for this long, under analysis."""
     pause: Annotated[dict[str, Any], Field(max_length=0)] | None = None
     """Stay here until a person promotes; write ``pause: {}``."""
+    gate: Gate | None = None
+    """Stay here until a webhook says go."""
+    analysis: AnalysisStep | None = None
+    """Stay here until metrics have passed so many times; write ``analysis: {}`` for once each."""
 
 
 class Canary(Model):
@@ -121,6 +158,14 @@ class Canary(Model):
         rule(
             "!has(self.steps) || self.steps.filter(s, has(s.setPercent)).map(s, s.setPercent).isSorted()",
             "the share of a canary only grows; order setPercent from small to large",
+            field="steps",
+        ),
+        rule(
+            "!has(self.steps) || !self.steps.exists(s, has(s.analysis))"
+            " || (self.steps.exists(s, has(s.setPercent) && s.setPercent > 0)"
+            " && self.steps.map(s, has(s.setPercent) && s.setPercent > 0).indexOf(true)"
+            " < self.steps.map(s, has(s.analysis)).indexOf(true))",
+            "without traffic there is nothing to measure; write a setPercent above 0 before the analysis step",
             field="steps",
         ),
     )
@@ -457,6 +502,18 @@ class Rollback(Model):
     """Wait until the stable version has all its pods before it takes the traffic back."""
     drain_delay: Annotated[Duration, Between("0s", "1h")] = Field(default="10s", validate_default=True)
     """Time between weight 0 and the removal of a version's pods."""
+    gate: Webhook | None = None
+    """Asked with every look of the analysis, bake time included; its answer 200 takes the release back at once."""
+
+
+_ANALYSIS_STEPS = (
+    "(has(self.strategy) && has(self.strategy.canary) && has(self.strategy.canary.steps)"
+    " ? self.strategy.canary.steps : [])"
+)
+_DECIDING_METRICS = (
+    "(has(self.analysis) && has(self.analysis.metrics)"
+    " ? self.analysis.metrics.filter(m, !has(m.dryRun) || !m.dryRun).map(m, m.name) : [])"
+)
 
 
 class DeploymentSpec(Model):
@@ -470,6 +527,18 @@ class DeploymentSpec(Model):
             " || !has(self.analysis.metrics) || !self.analysis.metrics.exists(m, has(m.compare))",
             "compare needs both versions to get traffic, and Immediate leaves none to the stable one; set max or min",
             field="analysis",
+        ),
+        rule(
+            f"!{_ANALYSIS_STEPS}.exists(s, has(s.analysis)) || {_DECIDING_METRICS}.size() > 0",
+            "an analysis step needs a metric that decides; add one to spec.analysis.metrics, not as a dry run",
+            field="strategy",
+        ),
+        rule(
+            f"{_ANALYSIS_STEPS}.all(s, !has(s.analysis) || !has(s.analysis.metrics)"
+            f" || s.analysis.metrics.all(n, n in {_DECIDING_METRICS}))",
+            "an analysis step names a metric that spec.analysis.metrics lacks or has as a dry run;"
+            " add it or correct the name",
+            field="strategy",
         ),
     )
 
@@ -597,6 +666,19 @@ class ActiveStable(StatusModel):
     """Its ready pods."""
 
 
+class GateRecord(StatusModel):
+    """What a gate said when it was asked."""
+
+    at: Timestamp
+    """When it was asked last."""
+    code: int | None = None
+    """HTTP status of its last answer."""
+    message: Annotated[str, Field(max_length=256)] = ""
+    """How its last answer begins; or why there was none, if the last try failed."""
+    consecutive_errors: int = 0
+    """Tries in a row without an answer."""
+
+
 class ActiveCanary(StatusModel):
     """The version that is being released."""
 
@@ -628,6 +710,10 @@ class ActiveCanary(StatusModel):
     """When the proxies first confirmed a share above 0."""
     baking_since: Timestamp | None = None
     """When the share reached 100 and the bake time began."""
+    gate: GateRecord | None = None
+    """What the gate of the step in progress says."""
+    rollback_gate: GateRecord | None = None
+    """What spec.rollback.gate says."""
     fast: bool = False
     """No steps, no analysis, no bake: the first release, a return to a former version, or promoted fully."""
     retreat: Retreat | None = None
@@ -682,6 +768,8 @@ class MetricResult(StatusModel):
     """When it was measured."""
     measurements: int = 0
     """Measurements in this release."""
+    passes: int = 0
+    """Passed measurements since the step in progress began."""
     failures: int = 0
     """Failed measurements in this release."""
     consecutive_errors: int = 0

@@ -11,6 +11,7 @@ from rich.tree import Tree
 from tidegate.api.base import format_duration
 from tidegate.api.deployment import ActiveCanary, ActiveStable, Decision, DeploymentPhase, MetricResult, Verdict
 from tidegate.cli.view import Version, View
+from tidegate.domain.steps import ReleaseStep
 
 __all__ = ["describe_canary", "render_chain", "render_decisions", "render_history", "render_line", "render_overview"]
 
@@ -90,9 +91,18 @@ def describe_canary(view: View, canary: ActiveCanary, now: datetime) -> str:
     if canary.step_started_at is None:
         copies = view.step.mirror if view.step else 0
         return f"{step}, on its way to " + (f"copies of {copies:g} %" if copies else f"{canary.target_percent:g} %")
-    if view.step is not None and view.step.pause:
-        return f"{step}, {_elapsed(canary.step_started_at, now, None)}, waits for a person"
-    return f"{step}, {_elapsed(canary.step_started_at, now, view.step.hold if view.step else None)}"
+    if view.step is None:
+        return f"{step}, {_elapsed(canary.step_started_at, now, None)}"
+    return f"{step}, {_elapsed(canary.step_started_at, now, view.step.hold)}{_wait(view.step)}"
+
+
+def _wait(step: ReleaseStep) -> str:
+    """Say what a step waits for, unless it is time."""
+    if step.pause:
+        return ", waits for a person"
+    if step.gate is not None:
+        return ", waits for its gate"
+    return ", waits for measurements" if step.analysis is not None else ""
 
 
 def _versions(view: View, versions: Sequence[Version]) -> Table:

@@ -6,7 +6,8 @@ from tidegate.api.base import format_duration
 from tidegate.api.deployment import ActiveCanary, ActiveStable, MetricResult, Outcome, StrategyType
 from tidegate.api.model_version import Role
 from tidegate.domain.analysis import Conclusion, Say
-from tidegate.domain.measuring import assess_gate
+from tidegate.domain.gates import is_gate_open
+from tidegate.domain.measuring import assess_passes, assess_time
 from tidegate.domain.reasons import Action, Reason
 from tidegate.domain.release import ModelState, VersionID
 from tidegate.domain.retreat import reject_former, stable_can_take_all
@@ -93,7 +94,9 @@ def restart_steps(s: Situation) -> Situation:
     changed = (
         _forget_shadow(s)
         .rest()
-        .update_canary(step=0, steps=len(s.steps), steps_hash=s.steps_hash, step_started_at=None, baking_since=None)
+        .update_canary(
+            step=0, steps=len(s.steps), steps_hash=s.steps_hash, step_started_at=None, baking_since=None, gate=None
+        )
     )
     message = f"the spec has other steps now: {len(s.steps)}, from step 0"
     return changed.decide(Action.RESTART_STEPS, Reason.STEPS_CHANGED, message, version=identify(canary))
@@ -159,7 +162,8 @@ def confirm_step(s: Situation) -> Situation:
     if canary is None or canary.retreat is not None or canary.step_started_at is not None or not _is_in_force(s):
         return s
     first = canary.first_traffic_at or (s.now if s.step.percent > 0 else None)
-    confirmed = s.update_canary(step_started_at=s.now, first_traffic_at=first)
+    fresh = tuple(result.model_copy(update={"passes": 0}) for result in s.status.analysis)
+    confirmed = s.update(analysis=fresh).update_canary(step_started_at=s.now, first_traffic_at=first)
     if not s.step.mirror:
         return confirmed
     message = f"copies of {s.step.mirror:g} % of the requests are answered and compared; no user gets such an answer"
@@ -180,11 +184,23 @@ def find_block(s: Situation) -> Conclusion | None:
     began, lasts = canary.step_started_at, s.step.hold
     if canary.baking_since is not None:
         began, lasts = canary.baking_since, s.bake
+    elif s.step.analysis is not None:
+        return _find_objection(s) or _unless_go(assess_passes(s, s.step.analysis))
+    elif s.step.gate is not None and s.is_analysed:
+        return _unless_go(s.conclusion)
     if began is None or lasts == timedelta():
-        conclusion = s.conclusion
-        return conclusion if s.is_analysed and (conclusion.say is Say.FAIL or conclusion.needs_person) else None
-    gate = assess_gate(s, began)
-    return None if gate.say is Say.GO else gate
+        return _find_objection(s)
+    return _unless_go(assess_time(s, began))
+
+
+def _find_objection(s: Situation) -> Conclusion | None:
+    """Return what stands against any further step, evidence of its own or not."""
+    conclusion = s.conclusion
+    return conclusion if s.is_analysed and (conclusion.say is Say.FAIL or conclusion.needs_person) else None
+
+
+def _unless_go(conclusion: Conclusion) -> Conclusion | None:
+    return None if conclusion.say is Say.GO else conclusion
 
 
 def mark_holding(s: Situation) -> Situation:
@@ -202,9 +218,9 @@ def mark_holding(s: Situation) -> Situation:
 def pass_step(s: Situation) -> Situation:
     """Leave the step in progress."""
     if not s.is_last_step:
-        return _end_shadow(s).rest().update_canary(step=s.canary.step + 1, step_started_at=None)
+        return _end_shadow(s).rest().update_canary(step=s.canary.step + 1, step_started_at=None, gate=None)
     if s.bake > timedelta() and s.canary.baking_since is None:
-        baking = s.rest().update_canary(baking_since=s.now)
+        baking = s.rest().update_canary(baking_since=s.now, gate=None)
         message = f"{s.stable_id} stays ready to take over for {format_duration(s.bake)}"
         return baking.decide(Action.BAKE, Reason.STEPS_PASSED, message, version=s.canary_id)
     return _promote(s)
@@ -262,7 +278,9 @@ def _is_time_over(s: Situation) -> bool:
     canary = s.canary
     if canary.baking_since is not None:
         return s.now >= canary.baking_since + s.bake
-    return not s.step.pause and canary.step_started_at is not None and s.now >= canary.step_started_at + s.step.hold
+    if s.step.pause or (s.step.gate is not None and not is_gate_open(s)):
+        return False
+    return canary.step_started_at is not None and s.now >= canary.step_started_at + s.step.hold
 
 
 def _summary(result: MetricResult) -> str:

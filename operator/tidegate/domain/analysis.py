@@ -165,6 +165,7 @@ def record_measurement(
         message=assessed.message,
         at=now,
         measurements=old.measurements + 1,
+        passes=old.passes + (_effective(metric, assessed.verdict) is Verdict.PASS),
         failures=old.failures + (_effective(metric, assessed.verdict) is Verdict.FAIL),
         consecutive_errors=old.consecutive_errors + 1 if assessed.verdict is Verdict.ERROR else 0,
         consecutive_inconclusive=in_a_row,

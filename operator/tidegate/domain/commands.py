@@ -101,6 +101,7 @@ def _promote_fully(s: Situation, request: CommandRequest) -> Situation:
         steps_hash=fingerprint(FAST_STEPS),
         step_started_at=None,
         baking_since=None,
+        gate=None,
     )
 
 

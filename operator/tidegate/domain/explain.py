@@ -1,12 +1,19 @@
 """What a Deployment is doing or waiting for, and why: one sentence for people, three conditions for programs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from tidegate.api.deployment import ActiveVariant, DeploymentPhase, Wait
 from tidegate.domain.advance import find_block
 from tidegate.domain.analysis import Say
 from tidegate.domain.conditions import Health, set_health
+from tidegate.domain.gates import (
+    describe_answer,
+    is_gate_open,
+    is_gate_unreachable,
+    next_question,
+    shown_url,
+)
 from tidegate.domain.measuring import next_measurement
 from tidegate.domain.reasons import Reason
 from tidegate.domain.release import ModelState, VersionID
@@ -74,9 +81,8 @@ def find_recheck(s: Situation) -> timedelta | None:
     moments = [*_deadlines(s), *_step_ends(s)]
     moments += [each.since + s.spec.rollback.drain_delay for each in s.status.draining if each.since]
     ahead = [moment - s.now for moment in moments if moment > s.now]
-    measurement = next_measurement(s)
-    if measurement is not None:
-        ahead.append(max(measurement - s.now, SHORTEST_RECHECK))
+    looks = (next_measurement(s), next_question(s))
+    ahead += [max(look - s.now, SHORTEST_RECHECK) for look in looks if look is not None]
     return min(ahead, default=None)
 
 
@@ -96,7 +102,8 @@ def _step_ends(s: Situation) -> list[datetime]:
         return []
     if canary.baking_since is not None:
         return [canary.baking_since + s.bake]
-    return [canary.step_started_at + s.step.hold] if canary.step_started_at and not s.step.pause else []
+    is_timed = not s.step.pause and s.step.gate is None
+    return [canary.step_started_at + s.step.hold] if canary.step_started_at and is_timed else []
 
 
 def _waiting(s: Situation, explanation: Explanation) -> Wait | None:
@@ -156,15 +163,25 @@ def _retreating(s: Situation) -> Explanation:
 
 
 def _releasing(s: Situation) -> Explanation:
-    return (
+    explanation = (
         _failed_analysis(s)
         or _pods_missing(s)
         or _way_back_missing(s)
         or _comparator_missing(s)
         or _share_missing(s)
         or _undecided(s)
+        or _waiting_for_gate(s)
         or _held(s)
     )
+    return replace(explanation, message=f"{explanation.message}{_rollback_gate(s)}")
+
+
+def _rollback_gate(s: Situation) -> str:
+    """Say that the rollback gate does not answer, in words that stay the same while it does not."""
+    gate, record = s.spec.rollback.gate, s.canary.rollback_gate
+    if gate is None or record is None or not record.consecutive_errors:
+        return ""
+    return f"; the rollback gate {shown_url(gate)} {describe_answer(record)}"
 
 
 def _failed_analysis(s: Situation) -> Explanation | None:
@@ -236,6 +253,17 @@ def _undecided(s: Situation) -> Explanation | None:
     return Explanation(block.reason, message)
 
 
+def _waiting_for_gate(s: Situation) -> Explanation | None:
+    gate, record = s.step.gate, s.canary.gate
+    if gate is None or s.canary.baking_since is not None or is_gate_open(s):
+        return None
+    message = f"{_step_name(s)}: waits for the gate {shown_url(gate)}, which {describe_answer(record)}"
+    if is_gate_unreachable(gate, record):
+        message = f"{message}; the release goes on by itself when the gate opens, or promote or abort"
+        return Explanation(Reason.GATE_UNREACHABLE, message, DeploymentPhase.DEGRADED, Health.STALLED)
+    return Explanation(Reason.GATE_CLOSED, message, DeploymentPhase.PAUSED)
+
+
 def _held(s: Situation) -> Explanation:
     canary = s.canary
     if canary.baking_since is not None:
@@ -247,6 +275,9 @@ def _held(s: Situation) -> Explanation:
     if s.step.pause:
         message = f"{_step_name(s)}: the steps say to wait for a person; promote or abort"
         return Explanation(Reason.PAUSE_STEP, message, DeploymentPhase.PAUSED)
+    block = find_block(s) if s.step.analysis is not None else None
+    if block is not None:
+        return Explanation(Reason.WAITING_FOR_MEASUREMENT, f"{_step_name(s)} is measured: {block.message}")
     end = _clock((canary.step_started_at or s.now) + s.step.hold)
     return Explanation(Reason.HOLDING, f"{_step_name(s)} is held until {end}")
 

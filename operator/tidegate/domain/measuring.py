@@ -3,15 +3,15 @@
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from tidegate.api.deployment import MetricResult, MetricSpec
-from tidegate.domain.analysis import Conclusion, Say, assess_measurement, record_measurement
+from tidegate.api.deployment import AnalysisStep, MetricResult, MetricSpec
+from tidegate.domain.analysis import Conclusion, Say, assess_measurement, conclude, record_measurement
 from tidegate.domain.comparison import find_comparison, record_comparison
 from tidegate.domain.reasons import Reason
 from tidegate.domain.release import Query
 from tidegate.domain.shadow import DISAGREEMENT, assess_disagreement
 from tidegate.domain.situation import Situation, identify
 
-__all__ = ["assess_gate", "find_queries", "measure", "next_measurement"]
+__all__ = ["assess_passes", "assess_time", "find_queries", "measure", "next_measurement"]
 
 WINDOW_INTERVALS = 10
 
@@ -62,7 +62,7 @@ def _record(s: Situation, before: MetricResult | None, query: Query) -> MetricRe
     return record_measurement(metric, before, measured, assessed, s.now)
 
 
-def assess_gate(s: Situation, began: datetime) -> Conclusion:
+def assess_time(s: Situation, began: datetime) -> Conclusion:
     """Say whether the evidence since `began` lets the step, or the bake time, end."""
     if not s.is_analysed:
         return Conclusion(Say.GO, Reason.ANALYSIS_PASSED)
@@ -75,6 +75,21 @@ def assess_gate(s: Situation, began: datetime) -> Conclusion:
         if _is_required(s, metric) and (at is None or at < began):
             return Conclusion(Say.HOLD, Reason.WAITING_FOR_MEASUREMENT, f"{metric.name} is measured next")
     return conclusion
+
+
+def assess_passes(s: Situation, wanted: AnalysisStep) -> Conclusion:
+    """Say whether the metrics of an analysis step have passed so often that it may end; the others need not."""
+    names = wanted.metrics or tuple(metric.name for metric in s.spec.analysis.metrics)
+    metrics = [metric for metric in s.spec.analysis.metrics if metric.name in names and not metric.dry_run]
+    conclusion = conclude(metrics, s.status.analysis)
+    if conclusion.say is not Say.GO:
+        return conclusion
+    passes = {result.name: result.passes for result in s.status.analysis}
+    open_ones = [metric.name for metric in metrics if passes.get(metric.name, 0) < wanted.count]
+    if not open_ones:
+        return conclusion
+    message = ", ".join(f"{name} has passed {passes.get(name, 0)} of {wanted.count} times" for name in open_ones)
+    return Conclusion(Say.HOLD, Reason.WAITING_FOR_MEASUREMENT, message)
 
 
 def _is_required(s: Situation, metric: MetricSpec) -> bool:

@@ -4,7 +4,8 @@ A reconciler does four things with it::
 
     observed = await self._observe(deployment)                       # everything, gathered before anything is decided
     queries  = measurements_due(spec, status, observed, now)         # pure: which metrics are due now
-    observed = replace(observed, measurements=await fetch(queries))  # the only input that depends on another input
+    asked    = questions_due(spec, status, observed, now)            # pure: which gates are to be asked now
+    observed = replace(observed, measurements=await fetch(queries), answers=await ask(asked))
     plan     = plan_rollout(spec, status, observed, now)             # pure: what to do and to write
 
 The functions are in ``rollout.py``. Times are aware datetimes in UTC, shares are percentages from 0 to 100.
@@ -37,6 +38,9 @@ __all__ = [
     "DeleteComparator",
     "DeleteWorkload",
     "Experiment",
+    "GateAnswer",
+    "GateQuestion",
+    "GateRole",
     "Measurement",
     "Mirror",
     "ModelState",
@@ -213,6 +217,36 @@ class Query:
     """Asked of the comparator's counts of copied requests, not of the proxies' counts of the users' requests."""
 
 
+class GateRole(StrEnum):
+    """What a gate is asked for; each is asked by one reconcile at most once."""
+
+    STEP = "Gate"
+    """Whether the step in progress may end."""
+    ROLLBACK = "RollbackGate"
+    """Whether the release has to be taken back."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateQuestion:
+    """One gate that is due to be asked before the plan is made."""
+
+    role: GateRole
+    url: str
+    timeout: timedelta
+    document: Mapping[str, str | float | None]
+    """What the gate is told of the release, as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateAnswer:
+    """What a gate answered; one that could not be asked is neither a yes nor a no."""
+
+    code: int | None
+    """HTTP status; None: no answer."""
+    message: str = ""
+    """How the answer begins, or why there is none; at most 200 printable characters."""
+
+
 @dataclass(frozen=True, slots=True)
 class CommandRequest:
     """The command annotation, parsed by ``commands.parse_command``."""
@@ -264,6 +298,8 @@ class Observed:
     """By shadowed version: every comparator of this Deployment."""
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
     """By metric name: the answers to ``measurements_due``."""
+    answers: Mapping[GateRole, GateAnswer] = field(default_factory=dict)
+    """The answers to ``questions_due``."""
     command: CommandRequest | None = None
     former: Mapping[VersionID, ModelState] = field(default_factory=dict)
     """The ModelVersions of the versions that a rollback is or may be about."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from tidegate.api.base import format_duration
 from tidegate.api.deployment import Outcome, RejectedVersion, Retreat
 from tidegate.domain.analysis import Say
+from tidegate.domain.gates import describe_answer, has_said_yes, shown_url
 from tidegate.domain.reasons import Action, Reason
 from tidegate.domain.release import ModelState, VersionID
 from tidegate.domain.situation import MAX_REJECTED, Situation, identify
@@ -14,6 +15,7 @@ __all__ = [
     "fail_analysis",
     "finish_retreat",
     "give_up",
+    "heed_rollback_gate",
     "lift_rejections",
     "reject",
     "reject_former",
@@ -51,6 +53,16 @@ def fail_analysis(s: Situation) -> Situation:
     if not s.is_analysed or conclusion.say is not Say.FAIL or not s.spec.rollback.automatic:
         return s
     return retreat(s, Outcome.ROLLED_BACK, Reason.ANALYSIS_FAILED, conclusion.message, conclusion.evidence)
+
+
+def heed_rollback_gate(s: Situation) -> Situation:
+    """Roll back when the rollback gate says so; a person runs it, so spec.rollback.automatic is not asked."""
+    gate = s.spec.rollback.gate
+    if gate is None or not s.is_analysed or not has_said_yes(s.canary.rollback_gate):
+        return s
+    said = describe_answer(s.canary.rollback_gate)
+    message = f"the rollback gate {shown_url(gate)} {said}"
+    return retreat(s, Outcome.ROLLED_BACK, Reason.ROLLBACK_GATE, message)
 
 
 def supersede(s: Situation) -> Situation:

@@ -14,11 +14,13 @@ blocked            the version asked for is rejected           ``lift_rejections
 waiting for pods   canary.targetPercent != its step's          ``set_share``; ``give_up`` after the progress deadline
 waiting for        canary.targetPercent == its step's,         ``confirm_step``
 proxies            no stepStartedAt
-held               stepStartedAt                               ``advance`` (time over, analysis passed, confirmed),
+held               stepStartedAt                               ``advance`` (time over or gate open, analysis passed,
+                                                               confirmed),
                                                                ``obey`` (Promote, PromoteFully)
 baking             bakingSince                                 ``advance``: the promotion
-any of these       canary without retreat                      ``fail_analysis``, ``supersede``, ``reject``,
-                                                               ``give_up``, ``obey`` (Abort): begin the retreat
+any of these       canary without retreat                      ``fail_analysis``, ``heed_rollback_gate``,
+                                                               ``supersede``, ``reject``, ``give_up``, ``obey``
+                                                               (Abort): begin the retreat
 retreating         canary.retreat                              ``set_share`` (stable has its pods), then
                                                                ``finish_retreat`` (every proxy confirmed 0)
 draining           an entry in draining                        ``mark_free``, then the workload is deleted, then
@@ -47,13 +49,22 @@ from tidegate.domain.acts import (
 from tidegate.domain.advance import adopt, advance, confirm_step, mark_holding, restart_steps, set_share, start
 from tidegate.domain.commands import obey
 from tidegate.domain.explain import describe, find_recheck
+from tidegate.domain.gates import find_questions, take_answers
 from tidegate.domain.measuring import find_queries, measure
-from tidegate.domain.release import Observed, Plan, Query
-from tidegate.domain.retreat import fail_analysis, finish_retreat, give_up, lift_rejections, reject, supersede
+from tidegate.domain.release import GateQuestion, Observed, Plan, Query
+from tidegate.domain.retreat import (
+    fail_analysis,
+    finish_retreat,
+    give_up,
+    heed_rollback_gate,
+    lift_rejections,
+    reject,
+    supersede,
+)
 from tidegate.domain.rollback import end_rollback
 from tidegate.domain.situation import Situation
 
-__all__ = ["measurements_due", "plan_rollout"]
+__all__ = ["measurements_due", "plan_rollout", "questions_due"]
 
 Transition = Callable[[Situation], Situation]
 
@@ -66,6 +77,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     supersede,
     reject,
     fail_analysis,
+    heed_rollback_gate,
     obey,
     give_up,
     finish_retreat,
@@ -93,16 +105,30 @@ def measurements_due(
     return find_queries(Situation.begin(spec, status, observed, now))
 
 
+def questions_due(
+    spec: DeploymentSpec, status: DeploymentStatus, observed: Observed, now: datetime
+) -> tuple[GateQuestion, ...]:
+    """Return the gates to ask before planning; empty while none is due.
+
+    Args:
+        spec: What the user asks for.
+        status: The status as it is written.
+        observed: Everything gathered, without answers.
+        now: The time, the same that ``plan_rollout`` gets.
+    """
+    return find_questions(Situation.begin(spec, status, observed, now))
+
+
 def plan_rollout(spec: DeploymentSpec, status: DeploymentStatus, observed: Observed, now: datetime) -> Plan:
     """Plan the next acts of one Deployment.
 
     Args:
         spec: What the user asks for.
         status: The status as it is written.
-        observed: Everything gathered; measurements that were not due are ignored.
+        observed: Everything gathered; measurements and answers that were not due are ignored.
         now: The time.
     """
-    settled = _settle(measure(Situation.begin(spec, status, observed, now)))
+    settled = _settle(measure(take_answers(Situation.begin(spec, status, observed, now))))
     described = describe(mark_free(collect_strays(settled)))
     return Plan(
         status=described.status,

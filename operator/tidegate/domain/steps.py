@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from datetime import timedelta
 
-from tidegate.api.deployment import Canary, DeploymentSpec, Gradual, Step, Strategy, StrategyType
+from tidegate.api.deployment import AnalysisStep, Canary, DeploymentSpec, Gate, Gradual, Step, Strategy, StrategyType
 
 __all__ = ["FAST_STEPS", "ReleaseStep", "bake_time", "fingerprint", "pods_for", "release_steps"]
 
@@ -20,6 +20,10 @@ class ReleaseStep:
     hold: timedelta = timedelta()
     pause: bool = False
     """Held until a person promotes."""
+    gate: Gate | None = None
+    """Held until this gate opens."""
+    analysis: AnalysisStep | None = None
+    """Held until this has been measured."""
     mirror: float = 0.0
     """Share of the requests that it gets copies of."""
 
@@ -54,19 +58,25 @@ def bake_time(spec: DeploymentSpec, *, fast: bool) -> timedelta:
 
 
 def fingerprint(steps: tuple[ReleaseStep, ...]) -> str:
-    """Return a short text that changes when the steps change."""
-    text = ";".join(_describe(step) for step in steps)
+    """Return a short text that changes when the steps change; how often a gate is asked is no part of a step."""
+    text = ";".join(_summarise(step) for step in steps)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _summarise(step: ReleaseStep) -> str:
+    parts = [f"{step.percent:g}", f"{step.hold.total_seconds():g}", str(step.pause)]
+    if step.gate is not None:
+        parts.append(step.gate.url)
+    if step.analysis is not None:
+        parts += [str(step.analysis.count), *(step.analysis.metrics or ())]
+    if step.mirror:
+        parts.append(f"mirror {step.mirror:g}")
+    return ",".join(parts)
 
 
 def pods_for(percent: float, replicas: int) -> int:
     """Return the pods that a share of the traffic needs: its share of the replicas, at least one."""
     return max(1, math.ceil(round(replicas * percent / FULL, 6)))
-
-
-def _describe(step: ReleaseStep) -> str:
-    mirror = f",{step.mirror:g}" if step.mirror else ""
-    return f"{step.percent:g},{step.hold.total_seconds():g},{step.pause}{mirror}"
 
 
 def _moving_steps(strategy: Strategy) -> tuple[ReleaseStep, ...]:
@@ -100,5 +110,6 @@ def _explicit(steps: tuple[Step, ...]) -> tuple[ReleaseStep, ...]:
     percent = 0.0
     for step in steps:
         percent = percent if step.set_percent is None else step.set_percent
-        result.append(ReleaseStep(percent, step.hold or timedelta(), pause=step.pause is not None))
+        hold, is_pause = step.hold or timedelta(), step.pause is not None
+        result.append(ReleaseStep(percent, hold, is_pause, step.gate, step.analysis))
     return tuple(result)

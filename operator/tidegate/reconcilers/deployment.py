@@ -1,5 +1,6 @@
 """Deployment: keeps the pods, the shares and the status of one endpoint at what the release planner says."""
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -27,7 +28,7 @@ from tidegate.domain.release import (
     VersionID,
     Workload,
 )
-from tidegate.domain.rollout import measurements_due, plan_rollout
+from tidegate.domain.rollout import measurements_due, plan_rollout, questions_due
 from tidegate.domain.situation import identify
 from tidegate.errors import Conflict, Waiting
 from tidegate.ports import (
@@ -41,6 +42,7 @@ from tidegate.ports import (
     Clock,
     Creation,
     Events,
+    Gates,
     Key,
     Kind,
     Manifest,
@@ -80,6 +82,7 @@ class DeploymentReconciler:
         objects: Objects,
         creation: Creation,
         metrics: MetricSource,
+        gates: Gates,
         events: Events,
         telemetry: Telemetry,
         clock: Clock,
@@ -89,6 +92,7 @@ class DeploymentReconciler:
         self._objects = objects
         self._creation = creation
         self._metrics = metrics
+        self._gates = gates
         self._events = events
         self._telemetry = telemetry
         self._clock = clock
@@ -115,12 +119,16 @@ class DeploymentReconciler:
             self._telemetry.forget(key.namespace, key.name)
             raise
         scene = self._gather(deployment, manifest)
-        queries = measurements_due(deployment.spec, deployment.status, scene.observed, now)
-        if not queries:
+        about = (deployment.spec, deployment.status, scene.observed, now)
+        queries, questions = measurements_due(*about), questions_due(*about)
+        if not queries and not questions:
             return scene
         patience = min(LONGEST_QUERY, deployment.spec.analysis.interval * 0.8)
-        measured = await self._metrics.measure(key.namespace, key.name, queries, patience)
-        return replace(scene, observed=replace(scene.observed, measurements=measured))
+        measured, answers = await asyncio.gather(
+            self._metrics.measure(key.namespace, key.name, queries, patience),
+            self._gates.ask(key.namespace, questions, patience),
+        )
+        return replace(scene, observed=replace(scene.observed, measurements=measured, answers=answers))
 
     def _gather(self, deployment: Deployment, manifest: Manifest) -> Scene:
         namespace, name = deployment.metadata.namespace, deployment.metadata.name
