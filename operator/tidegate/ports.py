@@ -154,6 +154,12 @@ class MetricSource(Protocol):
         """Answer all queries at once, by the name of the metric; never raises: a dead source is an answer, too."""
         ...
 
+    async def measure_failures(
+        self, namespace: str, deployment: str, start: datetime, end: datetime, patience: timedelta
+    ) -> Measurement:
+        """Return the share of all requests that failed, of all versions, and how many there were; never raises."""
+        ...
+
 
 class Events(Protocol):
     """What people read in `kubectl describe` and in the log."""
