@@ -133,6 +133,24 @@ def test_each_cause_is_told_once() -> None:
     assert holds == ["ErrorBudgetSpent"]
 
 
+def test_a_cause_that_comes_and_goes_is_told_once() -> None:
+    world = asking(error_budget=BUDGET)
+    world.failures = OVERSPENT
+    full = Releases(("default", "connect4"), Limits(in_cluster=1), frozenset({("default", "a")}))
+    for _ in range(5):
+        world.run(61)
+        assert held_by("ErrorBudgetSpent")(world)
+        world.others = full
+        world.run(61)
+        assert held_by("ReleaseLimit")(world)
+        world.others = None
+    holds = [each.reason for each in world.status.decisions if each.action == "Hold"]
+    assert sorted(holds) == ["ErrorBudgetSpent", "ReleaseLimit"]
+    world.change(model_version="v3")
+    world.run(61)
+    assert world.status.decisions[0].model_version == "v3"
+
+
 # The error budget
 
 

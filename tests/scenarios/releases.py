@@ -928,10 +928,10 @@ def error_budget_is_unknown() -> World:
 def release_waits_for_its_turn() -> World:
     """Two places: one is taken, and the other is for the one that has waited longer."""
     return make_world(
-        Event(settled_on("v1"), limit("a", waiting=("b",), per_namespace=2)),
+        Event(settled_on("v1"), limit("a", waiting=("b",), in_cluster=2)),
         Event(at_once, release("v2")),
-        Event(held_by("ReleaseLimit"), limit("a", "b", per_namespace=2), after=3),
-        Event(held_by("ReleaseLimit"), limit("b", per_namespace=2), after=5),
+        Event(held_by("ReleaseLimit"), limit("a", "b", in_cluster=2), after=3),
+        Event(held_by("ReleaseLimit"), limit("b", in_cluster=2), after=5),
     )
 
 

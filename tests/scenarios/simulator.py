@@ -355,7 +355,25 @@ class World:
 
     # Invariants
 
+    def check_start(self, plan: Plan) -> None:
+        """What brings something new starts only while nothing holds it, unless a person says so."""
+        new = [
+            each for each in plan.decisions if each.action == "StartRelease" and each.reason in ("NewVersion", "Retry")
+        ]
+        accepted = [each.evidence["command"] for each in plan.decisions if each.action == "AcceptCommand"]
+        if not new or {"Promote", "PromoteFully"} & set(accepted):
+            return
+        clock = f"{self.now:%H:%M}"
+        if self.spec.release_windows and not any(each.start <= clock < each.end for each in self.spec.release_windows):
+            raise InvariantError(f"a release starts at {clock}, outside {self.spec.release_windows}")
+        if self.others is not None and len(self.others.under_way) >= self.others.limits.in_cluster:
+            raise InvariantError(f"a release starts beside {self.others.under_way}")
+        result = plan.status.error_budget
+        if self.spec.error_budget and not (result and result.remaining_percent and result.remaining_percent > 0):
+            raise InvariantError(f"a release starts with a budget of {result}")
+
     def check_plan(self, before: DeploymentStatus, plan: Plan) -> None:
+        self.check_start(plan)
         old, new = before.canary, plan.status.canary
         if (
             old

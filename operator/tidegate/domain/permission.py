@@ -156,7 +156,7 @@ def _asked_since(s: Situation) -> datetime:
 
 
 def mark_held(s: Situation) -> Situation:
-    """Note since when a release is held, and say so once for each cause."""
+    """Note since when a release is held, and say so once for each cause, which may come and go."""
     hold, before = find_hold(s), s.status.held
     if hold is None or s.target is None:
         return s if before is None else s.update(held=None)
@@ -167,11 +167,15 @@ def mark_held(s: Situation) -> Situation:
     if held == before or (is_asking and before is not None and identify(before) == s.target):
         return s
     marked = s.update(held=held)
-    return (
-        marked
-        if is_asking
-        else marked.decide(Action.HOLD, hold.reason, hold.message, version=s.target, evidence=hold.evidence)
-    )
+    if is_asking or _is_told(s, held):
+        return marked
+    return marked.decide(Action.HOLD, hold.reason, hold.message, version=s.target, evidence=hold.evidence)
+
+
+def _is_told(s: Situation, held: HeldRelease) -> bool:
+    """Tell whether people know already that this holds the release."""
+    told = (each for each in s.status.decisions if each.at >= held.since and each.action == Action.HOLD)
+    return any(each.reason == held.reason and each.model_version == held.model_version for each in told)
 
 
 def find_budget_start(s: Situation) -> datetime | None:
