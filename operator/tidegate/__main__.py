@@ -25,6 +25,7 @@ from tidegate.adapters.progress import build_application
 from tidegate.adapters.prometheus import PrometheusMetrics
 from tidegate.adapters.telemetry import PrometheusTelemetry, QueueTelemetry, configure_logging
 from tidegate.adapters.web import build_health, serve
+from tidegate.domain.admission import Limits
 from tidegate.domain.manifests.serving import Platform
 from tidegate.domain.manifests.training_job import TrainingConfig
 from tidegate.domain.manifests.validation_job import ValidationConfig
@@ -36,6 +37,7 @@ from tidegate.reconcilers.deployment import DeploymentReconciler
 from tidegate.reconcilers.model_version import ModelVersionReconciler
 from tidegate.reconcilers.pattern import ErrorMapping
 from tidegate.reconcilers.training_job import TrainingJobReconciler
+from tidegate.reconcilers.turns import Turns
 from tidegate.settings import Settings, load_settings
 from tidegate.wakeups import Wakeups
 from tidegate.workqueue import WorkQueue
@@ -69,9 +71,11 @@ class Operator:
         self._gates = WebGates()
         mlflow_url = _address(settings.mlflow_url)
         self._registry = MLflow(mlflow_url) if mlflow_url else None
+        self._turns = Turns(Limits(settings.releases_per_namespace, settings.releases_in_cluster), self._wake)
         self._reconcilers = self._build_reconcilers(mlflow_url)
         self._queue = WorkQueue(self._reconcile, QueueTelemetry(), workers=settings.workers)
         self._cache.subscribe(self._objects.forget)
+        self._cache.subscribe(self._turns.notice)
         self._cache.subscribe(Wakeups(self._queue.add).notice)
         self._is_synced = False
 
@@ -123,6 +127,9 @@ class Operator:
     async def _reconcile(self, key: Key) -> Requeue | None:
         return await self._reconcilers[key.kind].reconcile(key)
 
+    def _wake(self, key: Key) -> None:
+        self._queue.add(key)
+
     def _is_leading(self) -> bool:
         return self._election is None or self._election.is_leading()
 
@@ -158,7 +165,7 @@ class Operator:
             TRAINING_JOB: TrainingJobReconciler(objects, objects, *shared, training),
             MODEL_VERSION: ModelVersionReconciler(objects, *shared, validation),
             DEPLOYMENT: DeploymentReconciler(
-                objects, objects, self._metrics, self._gates, events, telemetry, clock, platform
+                objects, objects, self._metrics, self._gates, events, telemetry, clock, platform, self._turns
             ),
             ABTEST: ABTestReconciler(objects, self._metrics, events, telemetry, clock),
         }

@@ -155,6 +155,12 @@ class MetricSource(Protocol):
         """Answer all queries at once, by the name of the metric; never raises: a dead source is an answer, too."""
         ...
 
+    async def measure_failures(
+        self, namespace: str, deployment: str, start: datetime, end: datetime, patience: timedelta
+    ) -> Measurement:
+        """Return the share of all requests that failed, of all versions, and how many there were; never raises."""
+        ...
+
 
 class Gates(Protocol):
     """Addresses of the users that have a say in a release."""

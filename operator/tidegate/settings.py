@@ -58,6 +58,10 @@ class Settings(BaseSettings):
     """Name of this replica in the lease: the pod's name."""
     workers: Annotated[int, Field(ge=1, le=256)] = 32
     """Objects that are reconciled at the same time."""
+    releases_per_namespace: Annotated[int, Field(ge=0)] = 0
+    """Releases that may be under way at once in one namespace; 0: any number."""
+    releases_in_cluster: Annotated[int, Field(ge=0)] = 0
+    """Releases that may be under way at once in all namespaces that this operator works in; 0: any number."""
     resync_seconds: Annotated[float, Field(ge=1)] = 600
     """How often the memory is compared with the API server, should a watch have missed something."""
 

@@ -26,7 +26,8 @@ class Wakeups:
 
     An arrow's tail is woken when its head changes. Against the arrows, a change of what a Deployment serves wakes the
     ModelVersions it served before and serves now, and a change of an ABTest wakes its Deployment. Children (Jobs,
-    pods, workloads, Services, Routes) wake the owner that their annotation names.
+    pods, workloads, Services, Routes) wake the owner that their annotation names. Who waits for the end of another
+    release is woken by ``reconcilers/turns.py``.
     """
 
     def __init__(self, wake: Wake) -> None:

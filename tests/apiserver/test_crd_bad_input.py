@@ -50,6 +50,10 @@ def metric(**fields: Any) -> list[dict[str, Any]]:
     return [{"name": "errorRate"} | fields]
 
 
+def release_window(**fields: Any) -> list[dict[str, Any]]:
+    return [{"start": "09:00", "end": "16:00"} | fields]
+
+
 def steps(*values: dict[str, Any]) -> dict[str, Any]:
     return {"steps": list(values)}
 
@@ -632,6 +636,79 @@ BAD: list[tuple[str, str, Any, str, str]] = [
     ),
     ("Deployment", "spec.rollback", {"window": 21}, "spec.rollback.window", "less than or equal to 20"),
     ("Deployment", "spec.rollback", {"drainDelay": "2h"}, "spec.rollback.drainDelay", "write a duration from 0s to 1h"),
+    (
+        "Deployment",
+        "spec.releaseWindows",
+        release_window(start="9:00"),
+        "spec.releaseWindows[0].start",
+        "write a time of day from 00:00 to 23:59",
+    ),
+    (
+        "Deployment",
+        "spec.releaseWindows",
+        release_window(start="24:00"),
+        "spec.releaseWindows[0].start",
+        "write a time of day from 00:00 to 23:59",
+    ),
+    (
+        "Deployment",
+        "spec.releaseWindows",
+        release_window(end="24:30"),
+        "spec.releaseWindows[0].end",
+        "write a time of day from 00:00 to 24:00",
+    ),
+    (
+        "Deployment",
+        "spec.releaseWindows",
+        release_window(end="09:00"),
+        "spec.releaseWindows[0].end",
+        "for a whole day write start 00:00 and end 24:00",
+    ),
+    (
+        "Deployment",
+        "spec.releaseWindows",
+        release_window(days=["Monday", "Monday"]),
+        "spec.releaseWindows[0].days",
+        "a day is named twice; remove one",
+    ),
+    (
+        "Deployment",
+        "spec.releaseWindows",
+        release_window(days=["monday"]),
+        "spec.releaseWindows[0].days[0]",
+        'supported values: "Monday", "Tuesday"',
+    ),
+    (
+        "Deployment",
+        "spec.releaseWindows",
+        release_window(days=[]),
+        "spec.releaseWindows[0].days",
+        "should have at least 1 items",
+    ),
+    (
+        "Deployment",
+        "spec.releaseWindows",
+        release_window(timeZone="Local time"),
+        "spec.releaseWindows[0].timeZone",
+        "write the IANA name of a time zone",
+    ),
+    ("Deployment", "spec.releaseWindows", [{"start": "09:00"}], "spec.releaseWindows[0].end", "Required value"),
+    ("Deployment", "spec.errorBudget", {}, "spec.errorBudget.objective", "Required value"),
+    ("Deployment", "spec.errorBudget", {"objective": 100}, "spec.errorBudget.objective", "less than 100"),
+    (
+        "Deployment",
+        "spec.errorBudget",
+        {"objective": 99.9, "window": "30s"},
+        "spec.errorBudget.window",
+        "write a duration from 1m to 720h",
+    ),
+    (
+        "Deployment",
+        "spec.errorBudget",
+        {"objective": 99.9, "noData": "Fail"},
+        "spec.errorBudget.noData",
+        'supported values: "Hold", "Pass"',
+    ),
     ("Deployment", "spec.modelversion", "x", "spec.modelversion", "unknown field"),
     # ABTest
     ("ABTest", "spec.variants.0.weight", 40, "spec.variants", "have to sum to 100; change weight"),

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.cli import views
-from tests.cli.views import active, canary, healthy, promoted, rejected, releasing, retreat, rolled_back, view
+from tests.cli.views import active, canary, healthy, held, promoted, rejected, releasing, retreat, rolled_back, view
 from tidegate.api.deployment import CommandName
 from tidegate.cli.exits import ExitCode, Problem
 from tidegate.cli.verdicts import describe_missing_answer, find_answer, find_objection, judge_release
@@ -57,6 +57,13 @@ TABLE = {
         NOWHERE,
     ),
     "first release": (FIRST, None, "nothing to go back to", "not rejected", NOWHERE),
+    "held before it starts": (
+        view("OutsideReleaseWindow", stable=active("m-1.0.0", 100), held=held("OutsideReleaseWindow")),
+        None,
+        NONE,
+        "not rejected",
+        NOWHERE,
+    ),
     "second version": (SECOND, NONE, NONE, "not rejected", None),
     "gone back to the first": (GONE_BACK, NONE, NONE, None, NOWHERE),
     "spec not seen": (view("Healthy", stable=active("m-1.1.0", 100), observedGeneration=2), None, None, None, None),

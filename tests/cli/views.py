@@ -42,6 +42,10 @@ def rejected(**fields: Any) -> dict[str, Any]:
     return entry | {"message": "errorRate is 0.4"} | fields
 
 
+def held(reason: str) -> dict[str, Any]:
+    return {"modelVersion": "m-1.1.0", "digest": DIGESTS["m-1.1.0"], "reason": reason, "since": ago(600)}
+
+
 def promoted(name: str) -> dict[str, Any]:
     return {"modelVersion": name, "digest": DIGESTS[name], "outcome": "Promoted", "reason": "Promoted", "at": ago(300)}
 

@@ -83,6 +83,16 @@ class FakeMetrics:
     def __init__(self) -> None:
         self.answers: dict[tuple[str, str], Measurement] = {}
         self.rounds = 0
+        self.failures = Measurement(0.0, samples=1000)
+        """Share of all requests of the endpoint that failed."""
+        self.budgets = 0
+        """How often that was asked."""
+
+    async def measure_failures(
+        self, namespace: str, deployment: str, start: datetime, end: datetime, patience: timedelta
+    ) -> Measurement:
+        self.budgets += 1
+        return self.failures
 
     async def measure(
         self, namespace: str, deployment: str, queries: Sequence[Query], patience: timedelta

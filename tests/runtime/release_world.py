@@ -7,11 +7,13 @@ from datetime import timedelta
 from typing import Any
 
 from tests.fakes.world import FakeClock, FakeEvents, FakeGates, FakeMetrics, FakeObjects, FakeTelemetry
+from tidegate.domain.admission import Limits
 from tidegate.domain.manifests.serving import Platform
 from tidegate.domain.release import Measurement
 from tidegate.ports import ABTEST, DEPLOYMENT, MODEL_VERSION, POD, ROUTE, SERVICE, WORKLOAD, Key, Manifest, Requeue
 from tidegate.reconcilers.deployment import DeploymentReconciler
 from tidegate.reconcilers.pattern import ErrorMapping
+from tidegate.reconcilers.turns import Turns
 
 KEY = Key(DEPLOYMENT, "default", "connect4")
 ROUTE_KEY = Key(ROUTE, "default", "connect4")
@@ -67,6 +69,7 @@ class ReleaseWorld:
             self.telemetry,
             self.clock,
             Platform("agent:1", "triton:1"),
+            Turns(Limits(), lambda _: None),
         )
         self.reconciler = ErrorMapping(inner, self.objects, self.events, self.clock)
         return self.reconciler

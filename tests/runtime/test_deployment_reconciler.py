@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -227,6 +228,49 @@ async def test_the_same_step_goes_on_after_a_restart() -> None:
     await made.settle(1)
     assert made.status["canary"]["stepStartedAt"] == before["stepStartedAt"]
     assert made.status["canary"]["step"] == before["step"]
+
+
+async def test_a_release_begins_when_its_window_opens_and_nothing_happens_before() -> None:
+    """Held: no request, no question to Prometheus, and one look, exactly then; each cause is told once."""
+    window = {"days": ["Thursday"], "start": "02:00", "end": "03:00", "timeZone": "Europe/Berlin"}
+    made = world(**CANARY, releaseWindows=[window], errorBudget={"objective": 99.9, "window": "1h"})
+    await made.settle(3)
+    made.release("2.0.0")
+    await made.settle(0)
+    assert made.condition("Reconciling")["reason"] == "OutsideReleaseWindow"
+    assert made.condition("Reconciling")["status"] == "True"
+    sent = len(made.objects.requests)
+    requeue = await made.reconcile()
+    assert requeue is not None
+    assert made.clock.now() + requeue.after == datetime(2026, 1, 1, 1, tzinfo=UTC)
+    assert len(made.objects.requests) == sent
+    assert made.metrics.budgets == 0
+    made.clock.advance(seconds=requeue.after.total_seconds())
+    await made.settle(0)
+    assert made.metrics.budgets == 1
+    assert made.status["canary"]["modelVersion"] == "connect4-2.0.0"
+    assert "held" not in made.status
+    told = [(reason, warning) for _, reason, _, warning in made.events.told if reason == "OutsideReleaseWindow"]
+    assert told == [("OutsideReleaseWindow", False)]
+
+
+async def test_a_spent_budget_holds_until_a_person_promotes() -> None:
+    made = world(**CANARY, errorBudget={"objective": 99.9, "window": "1h"})
+    await made.settle(3)
+    made.metrics.failures = Measurement(0.02, samples=5000)
+    made.release("2.0.0")
+    await made.settle(150, step=10)
+    assert made.status["phase"] == "Paused"
+    assert made.status["errorBudget"]["requests"] == 5000
+    assert "2 % of 5000 requests of the last 1h failed, 0.1 % may" in made.status["message"]
+    assert made.metrics.budgets == 3
+    warnings = [reason for _, reason, _, warning in made.events.told if warning]
+    assert warnings == ["ErrorBudgetSpent"]
+    command = {names.COMMAND_ANNOTATION: '{"id": "1", "command": "Promote", "by": "ada"}'}
+    made.objects.change(KEY, lambda each: each["metadata"].update(annotations=command))
+    await made.settle(40)
+    assert made.shares == RELEASE
+    assert made.status["lastCommand"]["result"] == "the release starts now, in spite of ErrorBudgetSpent"
 
 
 async def test_shares_do_not_grow_while_the_router_is_away() -> None:

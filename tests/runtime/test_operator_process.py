@@ -150,6 +150,43 @@ def test_a_version_that_cannot_be_served_is_said_with_its_name(
     assert cluster.list("deployments.apps", place) == []
 
 
+def test_with_a_limit_of_one_the_second_release_waits_and_is_woken(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    """The setting reaches the planner, and the end of the first release starts the second without any timer."""
+    names = ("one", "two")
+
+    def release(version: str) -> None:
+        spec = {"modelVersion": f"connect4-{version}"} | {
+            "strategy": {"type": "Immediate", "immediate": {"bake": "0s"}}
+        }
+        cluster.apply(*(make("Deployment", name, namespace, spec) for name in names))
+
+    def reasons() -> list[str]:
+        return sorted(cluster.condition("Ready", name, namespace).get("reason", "") for name in names)
+
+    def all_serve(version: str) -> bool:
+        cluster.play_kubelet(namespace)
+        cluster.play_router(namespace)
+        stable = [cluster.status(name, namespace).get("stable", {}).get("modelVersion") for name in names]
+        return stable == [f"connect4-{version}"] * 2 and reasons() == ["Healthy"] * 2
+
+    settings = {"namespace": namespace, "watch_namespaces": namespace, "releases_in_cluster": "1"}
+    with Operator(cluster.kubeconfig, tmp_path, "limited", **settings) as limited:
+        limited.wait_until_leading()
+        cluster.add_version(namespace, "1.0.0")
+        cluster.add_version(namespace, "2.0.0")
+        release("1.0.0")
+        wait_for(lambda: all_serve("1.0.0"), "the first releases, which do not wait for each other", 60)
+        release("2.0.0")
+        wait_for(lambda: reasons() == ["PodsNotReady", "ReleaseLimit"], "one to release and one to wait")
+        wait_for(lambda: all_serve("2.0.0"), "both to be released", 60)
+    first, second = sorted(
+        (cluster.status(name, namespace)["history"][0] for name in names), key=lambda each: each["at"]
+    )
+    assert first["at"] <= second["startedAt"]
+
+
 def test_a_foreign_service_is_not_taken_over_and_the_release_goes_on_when_it_is_gone(
     cluster: Cluster, place: str, operator: Operator
 ) -> None:

@@ -101,6 +101,38 @@ async def test_error_rate_of_both_versions_from_one_request(prometheus: Promethe
     ]
 
 
+async def test_failures_of_all_versions_for_the_error_budget(prometheus: Prometheus) -> None:
+    """Both versions and both protocols together; a version that nobody counts any more has failed all the same."""
+    gone = {"metric": code(CANARY, "5"), "values": [[END.timestamp() - 9, "0"], [END.timestamp() - 8, "10"]]}
+    failed = labels(STABLE, envoy_grpc_status="14", tidegate_protocol="grpc")
+    answer = matrix((code(STABLE, "2"), 180), (code(STABLE, "5"), 5), (failed, 5))
+    prometheus.answer = lambda _: {**answer, "result": [*answer["result"], gone]}
+    found = await prometheus.metrics.measure_failures("ns", "connect4", END - WINDOW, END, PATIENCE)
+    assert found == Measurement(value=pytest.approx(20 / 195), samples=195)
+
+
+async def test_thirty_days_are_read_at_few_points(prometheus: Prometheus) -> None:
+    """Nothing counted is no failure; and the answer stays small however long the window is."""
+    month = timedelta(days=30)
+    found = await prometheus.metrics.measure_failures("ns", "connect4", END - month, END, PATIENCE)
+    assert found == Measurement(samples=0)
+    (asked,) = prometheus.queries
+    length, step = re.search(r"\[(\d+)ms:(\d+)ms\]$", asked).groups()  # type: ignore[union-attr]
+    assert int(length) / int(step) <= 361
+
+
+async def test_a_budget_without_an_answer_is_an_error(prometheus: Prometheus) -> None:
+    prometheus.answer = lambda _: asyncio.Event()
+    late = await prometheus.metrics.measure_failures("ns", "c", END - WINDOW, END, timedelta(seconds=0.1))
+    assert late.error is not None
+    assert "did not answer within 0.1 s" in late.error
+    prometheus.answer = lambda _: web.Response(status=503)
+    assert (await prometheus.metrics.measure_failures("ns", "c", END - WINDOW, END, PATIENCE)).error
+    nobody = await PrometheusMetrics(None).measure_failures("ns", "c", END - WINDOW, END, PATIENCE)
+    assert nobody.error is not None
+    assert "set prometheus.url" in nobody.error
+
+
 async def test_grpc_failures_are_errors_and_no_requests_of_their_own(prometheus: Prometheus) -> None:
     failed = labels(CANARY, envoy_grpc_status="13", tidegate_protocol="grpc")
     prometheus.answer = lambda _: matrix((code(CANARY, "2"), 100), (failed, 25))

@@ -39,6 +39,8 @@ def test_values(monkeypatch: pytest.MonkeyPatch) -> None:
         ("TIDEGATE_LOG_LEVEL", "LOUD"),
         ("TIDEGATE_METRICS_PORT", "70000"),
         ("TIDEGATE_LEASE_SECONDS", "0"),
+        ("TIDEGATE_RELEASES_PER_NAMESPACE", "-1"),
+        ("TIDEGATE_RELEASES_IN_CLUSTER", "many"),
         ("TIDEGATE_IMAGE_PULL_POLICY", "Sometimes"),
     ],
 )

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.scenarios.simulator import Event, World, version
+from tests.scenarios.simulator import START, Event, World, version
 from tidegate.api.deployment import DeploymentPhase, DeploymentSpec, DeploymentStatus
 from tidegate.api.model_version import Role
+from tidegate.domain.admission import Limits, Releases, Ticket
 from tidegate.domain.release import (
     Backend,
     Experiment,
@@ -1030,4 +1031,149 @@ def shadow_aborted() -> World:
         Event(settled_on("v1"), release("v2"), after=2),
         Event(is_shadowed, command("Abort"), after=2),
         strategy=SHADOW,
+    )
+
+
+# What holds a new release: its windows, the error budget, the releases of others
+
+
+FIRST_MINUTE = [{"start": "00:01", "end": "00:02"}]
+"""The simulation begins at midnight."""
+OVERSPENT, UNSPENT = Measurement(0.003, samples=20_000), Measurement(0.0004, samples=30_000)
+
+
+def held_by(reason: str) -> Callable[[World], bool]:
+    def check(world: World) -> bool:
+        return world.status.held is not None and world.status.held.reason == reason
+
+    return check
+
+
+def spend(measured: Measurement) -> Callable[[World], None]:
+    def do(world: World) -> None:
+        world.failures = measured
+        world.say(f"metrics: {measured.value:.2%} of all requests fail")
+
+    return do
+
+
+def limit(*under_way: str, waiting: tuple[str, ...] = (), **limits: int) -> Callable[[World], None]:
+    """Let other Deployments release, and some wait for their turn since the beginning."""
+
+    def do(world: World) -> None:
+        places = frozenset(("default", name) for name in under_way)
+        tickets = tuple(Ticket(START, "default", name) for name in waiting)
+        world.others = Releases(("default", "connect4"), Limits(**limits), places, tickets)
+        world.say(f"others: {', '.join(under_way) or 'none'} under way, {', '.join(waiting) or 'none'} waiting")
+
+    return do
+
+
+@scenario(150, "v2", history=("v1 Promoted", "v2 Promoted"), seeds=10)
+def window_opens_later() -> World:
+    """The first release is not held, the second begins exactly when the window opens and goes on after it closes."""
+    steps_of_a_minute = steps("10", "40s", "50", "20s")
+    return make_world(Event(settled_on("v1"), release("v2")), release_windows=FIRST_MINUTE, strategy=steps_of_a_minute)
+
+
+@scenario(60, "v2", history=("v1 Promoted", "v2 Promoted"), seeds=20)
+def person_overrules_the_window() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(held_by("OutsideReleaseWindow"), command("Promote"), after=3),
+        release_windows=FIRST_MINUTE,
+    )
+
+
+@scenario(40, "v2", history=("v1 Promoted", "v2 Promoted"))
+def person_overrules_the_window_fully() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(held_by("OutsideReleaseWindow"), command("PromoteFully"), after=3),
+        release_windows=FIRST_MINUTE,
+        strategy=steps("25", "pause"),
+    )
+
+
+AT_NOON = [{"start": "12:00", "end": "13:00"}]
+
+
+def close(world: World) -> None:
+    world.change(release_windows=AT_NOON)
+
+
+@scenario(60, "v1", DeploymentPhase.ROLLED_BACK, THERE_AND_BACK)
+def rollback_outside_the_window() -> World:
+    """A person's way back waits for nothing."""
+    return make_world(*released("v2"), Event(settled_on("v2"), close), Event(at_once, command("Rollback")))
+
+
+@scenario(60, "v1", history=THERE_AND_BACK)
+def return_to_a_healthy_version_outside_the_window() -> World:
+    """Setting the spec back, as GitOps does, is a way back, too."""
+    return make_world(*released("v2"), Event(settled_on("v2"), close), Event(at_once, release("v1")))
+
+
+@scenario(60, "v1", DeploymentPhase.ROLLED_BACK, ("v1 Promoted", "v2 RolledBack"))
+def window_closes_under_a_bad_canary() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(at_step("v2", 0), close),
+        Event(at_step("v2", 1), answer("v2", BAD)),
+    )
+
+
+@scenario(60, "v1", history=("v1 Promoted",))
+def held_release_is_withdrawn() -> World:
+    return make_world(
+        Event(settled_on("v1"), release("v2")),
+        Event(held_by("OutsideReleaseWindow"), release("v1"), after=3),
+        release_windows=AT_NOON,
+    )
+
+
+@scenario(200, "v2", history=("v1 Promoted", "v2 Promoted"), seeds=20)
+def error_budget_is_spent() -> World:
+    """Looked at once a minute while it is spent; the release starts when enough is left."""
+    return make_world(
+        Event(at_once, spend(OVERSPENT)),
+        Event(settled_on("v1"), release("v2")),
+        Event(held_by("ErrorBudgetSpent"), spend(UNSPENT), after=70),
+        error_budget={"objective": 99.9, "window": "24h"},
+    )
+
+
+@scenario(200, "v2", history=("v1 Promoted", "v2 Promoted"), seeds=20)
+def error_budget_is_unknown() -> World:
+    """An outage of Prometheus starts nothing; after the progress deadline people are told."""
+    return make_world(
+        Event(settled_on("v1"), source(down=True)),
+        Event(at_once, release("v2")),
+        Event(in_phase(DeploymentPhase.DEGRADED), source(down=False), after=5),
+        error_budget={"objective": 99.9},
+        progress_deadline="30s",
+    )
+
+
+@scenario(60, "v2", history=("v1 Promoted", "v2 Promoted"), seeds=20)
+def release_waits_for_its_turn() -> World:
+    """Two places: one is taken, and the other is for the one that has waited longer."""
+    return make_world(
+        Event(settled_on("v1"), limit("a", waiting=("b",), in_cluster=2)),
+        Event(at_once, release("v2")),
+        Event(held_by("ReleaseLimit"), limit("a", "b", in_cluster=2), after=3),
+        Event(held_by("ReleaseLimit"), limit("b", in_cluster=2), after=5),
+    )
+
+
+@scenario(130, "v2", history=("v1 Promoted", "v2 Promoted"))
+def everything_holds_one_after_the_other() -> World:
+    return make_world(
+        Event(at_once, spend(OVERSPENT)),
+        Event(at_once, limit("a", in_cluster=1)),
+        Event(settled_on("v1"), release("v2")),
+        Event(held_by("ReleaseLimit"), limit(in_cluster=1), after=5),
+        Event(held_by("ErrorBudgetSpent"), command("Promote"), after=5),
+        release_windows=[{"start": "00:01", "end": "01:00"}],
+        error_budget={"objective": 99.9},
     )

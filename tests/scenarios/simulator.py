@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 
 from tidegate.api.base import ComputeResources
 from tidegate.api.deployment import DeploymentSpec, DeploymentStatus
+from tidegate.domain.admission import Releases
 from tidegate.domain.release import (
     ApplyComparator,
     ApplyWorkload,
@@ -39,7 +40,7 @@ from tidegate.domain.release import (
     VersionID,
     Workload,
 )
-from tidegate.domain.rollout import measurements_due, plan_rollout, questions_due
+from tidegate.domain.rollout import budget_due, measurements_due, plan_rollout, questions_due
 from tidegate.domain.statistics import Proportion
 from tidegate.domain.steps import fingerprint, release_steps
 from tidegate.reconcilers.observation import former_versions
@@ -116,6 +117,10 @@ class World:
     """Versions whose artifact has another checksum."""
     command: CommandRequest | None = None
     experiment: Experiment | None = None
+    others: Releases | None = None
+    """The releases of other Deployments."""
+    failures: Measurement = field(default_factory=lambda: Measurement(0.0, samples=10_000))
+    """Share of the users' requests that failed, for the error budget."""
     generation: int = 1
     now: datetime = START
     workloads: dict[VersionID, Pods] = field(default_factory=dict)
@@ -133,6 +138,8 @@ class World:
     lost: float = 0.0
     """Seconds times percent of traffic that a proxy sent to a version without a ready pod."""
     plans: int = 0
+    budgets: int = 0
+    """How often the error budget was asked for."""
     decided: list[tuple[str, str | None]] = field(default_factory=list)
     """Action and version of every decision whose record was kept."""
     events: list[Event] = field(default_factory=list)
@@ -229,6 +236,7 @@ class World:
             command=self.command,
             former={key: self._observe_former(key) for key in former_versions(self.status, self.command)},
             experiment=self.experiment,
+            releases=self.others,
             endpoint="http://connect4.default:8000",
         )
 
@@ -294,7 +302,13 @@ class World:
             found = self.values.get(query.version.model_version, {}).get(name, Measurement(0.0, samples=1000))
             stable = self.values.get(query.stable.model_version, {}).get(name) if query.stable else None
             answers[name] = replace(found or Measurement(), stable_value=stable.value if stable else None)
-        return replace(observed, measurements=answers)
+        return replace(observed, measurements=answers, budget=self._measure_budget(observed, status))
+
+    def _measure_budget(self, observed: Observed, status: DeploymentStatus) -> Measurement | None:
+        if budget_due(self.spec, status, observed, self.now) is None:
+            return None
+        self.budgets += 1
+        return Measurement(error="connection refused") if self.source_down else self.failures
 
     def ask(self, observed: Observed, status: DeploymentStatus) -> Observed:
         opened = {GateRole.STEP: GateAnswer(200), GateRole.ROLLBACK: GateAnswer(404)}
@@ -385,7 +399,25 @@ class World:
 
     # Invariants
 
+    def check_start(self, plan: Plan) -> None:
+        """What brings something new starts only while nothing holds it, unless a person says so."""
+        new = [
+            each for each in plan.decisions if each.action == "StartRelease" and each.reason in ("NewVersion", "Retry")
+        ]
+        accepted = [each.evidence["command"] for each in plan.decisions if each.action == "AcceptCommand"]
+        if not new or {"Promote", "PromoteFully"} & set(accepted):
+            return
+        clock = f"{self.now:%H:%M}"
+        if self.spec.release_windows and not any(each.start <= clock < each.end for each in self.spec.release_windows):
+            raise InvariantError(f"a release starts at {clock}, outside {self.spec.release_windows}")
+        if self.others is not None and len(self.others.under_way) >= self.others.limits.in_cluster:
+            raise InvariantError(f"a release starts beside {self.others.under_way}")
+        result = plan.status.error_budget
+        if self.spec.error_budget and not (result and result.remaining_percent and result.remaining_percent > 0):
+            raise InvariantError(f"a release starts with a budget of {result}")
+
     def check_plan(self, before: DeploymentStatus, plan: Plan) -> None:
+        self.check_start(plan)
         old, new = before.canary, plan.status.canary
         if (
             old

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from tests.scenarios.releases import BAD, BETWEEN, EMPTY, GATE, make_world, released, steps
+from tests.scenarios.releases import BAD, BETWEEN, EMPTY, GATE, OVERSPENT, UNSPENT, make_world, released, steps
 from tests.scenarios.simulator import World, version
 from tidegate.api.deployment import DeploymentPhase
+from tidegate.domain.admission import Limits, Releases
 from tidegate.domain.release import Experiment, GateAnswer, GateRole, Measurement, ModelState, Stickiness
 
 Act = Callable[[World, random.Random], None]
@@ -77,6 +78,20 @@ def toggle_gates(world: World, chance: random.Random) -> None:
     world.gates[GateRole.ROLLBACK] = GateAnswer(chance.choice((200, 404, 404, None)))
 
 
+def toggle_windows(world: World, _: random.Random) -> None:
+    world.change(release_windows=[] if world.spec.release_windows else [{"start": "00:01", "end": "00:02"}])
+
+
+def toggle_budget(world: World, chance: random.Random) -> None:
+    world.failures = chance.choice((OVERSPENT, UNSPENT))
+    world.change(error_budget=chance.choice((None, {"objective": 99.9})))
+
+
+def toggle_limit(world: World, _: random.Random) -> None:
+    full = Releases(("default", "connect4"), Limits(in_cluster=1), frozenset({("default", "other")}))
+    world.others = None if world.others else full
+
+
 DISTURBANCES = (ask, ask, ask, command, command, answer, toggle_source, kill, toggle_proxy)
 RARE = (toggle_broken, toggle_test, toggle_rejection, toggle_gates)
 
@@ -89,8 +104,10 @@ def end_all_faults(world: World) -> None:
     world.values, world.broken, world.experiment = {}, set(), None
     for proxy in world.proxies:
         proxy.frozen = False
+    world.others, world.failures = None, UNSPENT
     world.add_model("v4")
-    world.change(model_version="v4", strategy=STRATEGIES[0], paused=False)
+    free = {"paused": False, "release_windows": [], "error_budget": None}
+    world.change(model_version="v4", strategy=STRATEGIES[0], **free)
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -111,6 +128,16 @@ def test_random_rollbacks_keep_every_invariant_and_come_to_rest(seed: int) -> No
     world.run(60)
     world.change(strategy=chance.choice(STRATEGIES))
     disturb(world, chance, (command, command, command, *DISTURBANCES, toggle_broken, toggle_rejection))
+    check_rest(world)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_holds_keep_every_invariant_and_come_to_rest(seed: int) -> None:
+    """What may hold a release comes and goes; nothing new starts against it, and what is under way goes on."""
+    chance = random.Random(seed)
+    world = make_world(strategy=STRATEGIES[0], progress_deadline="6s")
+    world.run(5)
+    disturb(world, chance, (toggle_windows, toggle_budget, toggle_limit, *DISTURBANCES))
     check_rest(world)
 
 

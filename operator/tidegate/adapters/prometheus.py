@@ -21,6 +21,7 @@ from tidegate.domain.requests import (
     REQUESTS,
     count_failures,
     measure_error_rate,
+    measure_failures,
     measure_request_rate,
 )
 from tidegate.domain.series import (
@@ -98,6 +99,23 @@ class PrometheusMetrics:
                 task.cancel()
         return {query.metric.name: answer for query, answer in zip(queries, answers, strict=True)}
 
+    async def measure_failures(
+        self, namespace: str, deployment: str, start: datetime, end: datetime, patience: timedelta
+    ) -> Measurement:
+        """Measure which share of all requests of a Deployment failed."""
+        seconds = patience.total_seconds()
+        look = Round(namespace, deployment, start, end)
+        try:
+            async with asyncio.timeout(seconds):
+                return measure_failures(await self._requests(look))
+        except TimeoutError:
+            return Measurement(error=self._say_late(seconds))
+        except Unavailable as error:
+            return Measurement(error=error.message)
+        finally:
+            for task in look.fetched.values():
+                task.cancel()
+
     async def _answer(self, look: Round, query: Query, seconds: float) -> Measurement:
         find = self._find_method(query)
         if find is None:
@@ -107,9 +125,12 @@ class PrometheusMetrics:
             async with asyncio.timeout(seconds):
                 return await find(look, query)
         except TimeoutError:
-            return Measurement(error=f"Prometheus at {self._url} did not answer within {seconds:.1f} s")
+            return Measurement(error=self._say_late(seconds))
         except Unavailable as error:
             return Measurement(error=error.message)
+
+    def _say_late(self, seconds: float) -> str:
+        return f"Prometheus at {self._url} did not answer within {seconds:.1f} s"
 
     def _find_method(self, query: Query) -> Callable[[Round, Query], Awaitable[Measurement]] | None:
         metric = query.metric

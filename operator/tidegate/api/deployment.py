@@ -21,7 +21,7 @@ from tidegate.api.base import (
     WebhookURL,
 )
 from tidegate.api.route import Sticky
-from tidegate.api.rules import MODEL_DEFAULT, Between, rule, ruled, unique
+from tidegate.api.rules import MODEL_DEFAULT, Between, Matches, rule, ruled, unique
 
 __all__ = [
     "ActiveCanary",
@@ -31,6 +31,7 @@ __all__ = [
     "Agreement",
     "Analysis",
     "AnalysisStep",
+    "BudgetResult",
     "Canary",
     "Command",
     "CommandName",
@@ -42,16 +43,20 @@ __all__ = [
     "DeploymentSpec",
     "DeploymentStatus",
     "Draining",
+    "ErrorBudget",
     "Gate",
     "GateRecord",
     "Gradual",
+    "HeldRelease",
     "HistoryEntry",
     "Immediate",
     "MetricResult",
     "MetricSpec",
+    "NoBudgetPolicy",
     "NoDataPolicy",
     "Outcome",
     "RejectedVersion",
+    "ReleaseWindow",
     "Retreat",
     "Rollback",
     "Serving",
@@ -64,6 +69,7 @@ __all__ = [
     "Verdict",
     "Wait",
     "Webhook",
+    "Weekday",
 ]
 
 
@@ -516,6 +522,80 @@ _DECIDING_METRICS = (
 )
 
 
+class Weekday(StrEnum):
+    """A day of the week."""
+
+    MONDAY = "Monday"
+    TUESDAY = "Tuesday"
+    WEDNESDAY = "Wednesday"
+    THURSDAY = "Thursday"
+    FRIDAY = "Friday"
+    SATURDAY = "Saturday"
+    SUNDAY = "Sunday"
+
+
+class ReleaseWindow(Model):
+    """A time at which a new release may start, once on each of its days."""
+
+    model_config = ruled(
+        rule(
+            "self.start != self.end",
+            "start and end are the same; for a whole day write start 00:00 and end 24:00",
+            field="end",
+        ),
+        rule(
+            "!has(self.days) || self.days.all(x, self.days.exists_one(y, y == x))",
+            "a day is named twice; remove one of the two",
+            field="days",
+        ),
+    )
+
+    days: Annotated[tuple[Weekday, ...], Field(min_length=1, max_length=7)] | None = None
+    """Days on which it opens; every day without it."""
+    start: Annotated[
+        str,
+        Field(max_length=5),
+        Matches(r"^([01][0-9]|2[0-3]):[0-5][0-9]$", 'write a time of day from 00:00 to 23:59, for example "09:00"'),
+    ]
+    """Time of day at which it opens, for example "09:00"."""
+    end: Annotated[
+        str,
+        Field(max_length=5),
+        Matches(
+            r"^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$", 'write a time of day from 00:00 to 24:00, for example "16:30"'
+        ),
+    ]
+    """Time of day at which it closes; one before start is on the next day."""
+    time_zone: Annotated[
+        str,
+        Field(max_length=64),
+        Matches(
+            r"^[A-Z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$",
+            "write the IANA name of a time zone, for example UTC or Europe/Berlin",
+        ),
+    ] = "UTC"
+    """IANA name of the time zone of start and end; UTC without it."""
+
+
+class NoBudgetPolicy(StrEnum):
+    """What it means for a new release that nobody can say what is left of the error budget."""
+
+    HOLD = "Hold"
+    PASS = "Pass"
+
+
+class ErrorBudget(Model):
+    """How many of the users' requests may fail before no new release starts."""
+
+    objective: Annotated[float, Field(gt=0, lt=100)]
+    """Percent of the requests that succeed, for example 99.9; the rest is the budget. A failure is what errorRate
+    counts, of all versions together."""
+    window: Annotated[Duration, Between("1m", "720h")] = Field(default="720h", validate_default=True)
+    """Time that the budget is for; of a longer one than Prometheus keeps its data, what it keeps."""
+    no_data: NoBudgetPolicy = NoBudgetPolicy.HOLD
+    """What it means that Prometheus does not answer: Hold (default) waits for it, Pass starts the release."""
+
+
 class DeploymentSpec(Model):
     """Which version to serve, how, and how to get there."""
 
@@ -556,6 +636,11 @@ class DeploymentSpec(Model):
     """How a release is taken back."""
     progress_deadline: Annotated[Duration, Between("5s", "24h")] = Field(default="10m", validate_default=True)
     """How long to wait for ready pods or for the proxies before a release is taken back or people are told."""
+    release_windows: Annotated[tuple[ReleaseWindow, ...], Field(max_length=16)] = ()
+    """When a new release may start; without any, at any time. Nothing here holds a release that has begun, the first
+    one, or a way back."""
+    error_budget: ErrorBudget | None = None
+    """No new release starts while it is spent."""
     paused: bool = False
     """Hold a release where it is; analysis and rollback go on."""
 
@@ -634,6 +719,34 @@ class Wait(StatusModel):
     """What for, in one word."""
     since: Timestamp
     """Since when."""
+
+
+class HeldRelease(StatusModel):
+    """A release that is asked for and may not start yet."""
+
+    model_version: str
+    """The ModelVersion."""
+    digest: Digest
+    """Checksum of its artifact."""
+    reason: str
+    """What holds it, in one word."""
+    since: Timestamp
+    """When it was asked for; who waits longest is let in first."""
+
+
+class BudgetResult(StatusModel):
+    """What was left of the error budget when a release last wanted to start."""
+
+    at: Timestamp
+    """When it was measured."""
+    remaining_percent: float | None = None
+    """What is left, in percent of the budget: 0 or less is spent; none where Prometheus did not answer."""
+    failed_percent: float | None = None
+    """Percent of the requests that failed."""
+    requests: int | None = None
+    """Requests in its window."""
+    message: str = ""
+    """The numbers in words, or why there are none."""
 
 
 class ActiveVariant(StatusModel):
@@ -899,6 +1012,10 @@ class DeploymentStatus(StatusModel):
     """Since when the step waits for data or evidence."""
     waiting: Wait | None = None
     """What it waits for otherwise; its deadlines count from here."""
+    held: HeldRelease | None = None
+    """The release that may not start yet."""
+    error_budget: BudgetResult | None = None
+    """The error budget, measured when a release wants to start."""
     rejected: Annotated[tuple[RejectedVersion, ...], Field(max_length=10)] = ()
     """Versions that were rolled back."""
     history: Annotated[tuple[HistoryEntry, ...], Field(max_length=20)] = ()

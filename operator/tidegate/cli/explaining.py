@@ -13,6 +13,7 @@ from tidegate.domain.reasons import Reason
 __all__ = ["Explained", "explain"]
 
 DECIDE = ("promote", "abort")
+START = ("promote",)
 GOES_ON = "It goes on by itself; end the step now, or take the release back:"
 PODS = "Look at the pods:"
 NEXT: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -41,6 +42,11 @@ NEXT: Mapping[str, tuple[str, tuple[str, ...]]] = {
     Reason.MODEL_VERSION_MISSING: ("Create the ModelVersion or correct spec.modelVersion. There are:", ("versions",)),
     Reason.MODEL_VERSION_NOT_READY: ("It goes on by itself when the checks are passed. See them:", ("version",)),
     Reason.MODEL_VERSION_REJECTED: ("Set spec.modelVersion to another version. The checks of this:", ("version",)),
+    Reason.OUTSIDE_RELEASE_WINDOW: ("It starts by itself when the window opens; start it now all the same:", START),
+    Reason.RELEASE_LIMIT: ("It starts by itself when others have ended; start it now all the same:", START),
+    Reason.ERROR_BUDGET_SPENT: ("It starts by itself when there is budget again; start it now all the same:", START),
+    Reason.ERROR_BUDGET_UNKNOWN: ("Mend Prometheus, and it starts by itself; start it now all the same:", START),
+    Reason.UNKNOWN_TIME_ZONE: ("Correct timeZone in spec.releaseWindows. The object:", ("describe",)),
     Reason.EXPERIMENT_RUNNING: ("It goes on by itself after the test. See it:", ("test",)),
 }
 OTHERWISE = ("The reason stands in docs/troubleshooting.md; everything about the object:", ("describe",))

@@ -66,7 +66,7 @@ def describe_missing_answer(command: CommandName, view: View) -> str:
 def _object_to_promotion(view: View) -> str | None:
     canary = view.status.canary
     if canary is None:
-        return _no_release(view)
+        return None if view.status.held else _no_release(view)
     if canary.retreat is not None:
         return f"the traffic of {canary.model_version} is on its way back ({canary.retreat.message})"
     return f"spec.paused is true; resume {view.name} first" if view.paused else None

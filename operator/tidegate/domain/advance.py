@@ -8,8 +8,8 @@ from tidegate.api.model_version import Role
 from tidegate.domain.analysis import Conclusion, Say
 from tidegate.domain.gates import is_gate_open
 from tidegate.domain.measuring import assess_passes, assess_time
+from tidegate.domain.permission import can_start, find_hold, wanted_release, why_start
 from tidegate.domain.reasons import Action, Reason
-from tidegate.domain.release import ModelState, VersionID
 from tidegate.domain.retreat import reject_former, stable_can_take_all
 from tidegate.domain.shadow import DISAGREEMENT
 from tidegate.domain.situation import Situation, identify
@@ -18,6 +18,7 @@ from tidegate.domain.steps import FAST_STEPS, fingerprint
 __all__ = [
     "adopt",
     "advance",
+    "begin_release",
     "confirm_step",
     "find_block",
     "mark_holding",
@@ -34,7 +35,7 @@ def adopt(s: Situation) -> Situation:
         return s
     served = [each.version for each in s.observed.route.backends if each.role is Role.STABLE]
     found = next((version for version in served if version in s.observed.workloads), None)
-    if found is None or (found == s.target and _can_start(s)):
+    if found is None or (found == s.target and can_start(s)):
         return s
     stable = ActiveStable(model_version=found.model_version, digest=found.digest)
     message = "the status was lost; the Route says that this version serves"
@@ -43,10 +44,15 @@ def adopt(s: Situation) -> Situation:
 
 def start(s: Situation) -> Situation:
     """Start the release of the version that is wanted, if nothing stands in its way."""
-    target = s.target
-    if target is None or s.canary_id is not None or target == s.stable_id or not _can_start(s):
+    return s if find_hold(s) else begin_release(s)
+
+
+def begin_release(s: Situation) -> Situation:
+    """Start the release of the version that is wanted, whatever holds it."""
+    target = wanted_release(s)
+    if target is None:
         return s
-    reason, message = _why_start(s, target)
+    reason, message = why_start(s, target)
     fast = reason in (Reason.FIRST_RELEASE, Reason.ROLLBACK_WINDOW, Reason.COMMANDED)
     steps = FAST_STEPS if fast else s.ordinary_steps
     canary = ActiveCanary(
@@ -60,30 +66,6 @@ def start(s: Situation) -> Situation:
     )
     begun = s.keep(target).rest().update(canary=canary, analysis=(), analysed_at=None)
     return begun.decide(Action.START_RELEASE, reason, message, version=target)
-
-
-def _can_start(s: Situation) -> bool:
-    allowed = s.target_state is ModelState.READY and s.rejection is None
-    return allowed and not s.is_paused and s.experiment is None
-
-
-def _why_start(s: Situation, target: VersionID) -> tuple[Reason, str]:
-    if s.stable_id is None:
-        return Reason.FIRST_RELEASE, "nothing served before: no steps and no comparison, 100 % once its pods are ready"
-    if s.status.rollback is not None:
-        return Reason.COMMANDED, f"{s.status.rollback.message}: no steps"
-    attempts = s.attempts(target)
-    if attempts:
-        return Reason.RETRY, f"attempt {attempts + 1}, from step 0"
-    if _is_in_window(s, target):
-        return Reason.ROLLBACK_WINDOW, f"one of the last {s.spec.rollback.window} healthy versions: no steps"
-    return Reason.NEW_VERSION, f"replaces {s.stable_id} by {s.spec.strategy.type.value}"
-
-
-def _is_in_window(s: Situation, target: VersionID) -> bool:
-    healthy = [identify(each) for each in s.status.history if each.outcome is Outcome.PROMOTED]
-    former = dict.fromkeys(version for version in healthy if version != s.stable_id)
-    return target in list(former)[: s.spec.rollback.window]
 
 
 def restart_steps(s: Situation) -> Situation:

@@ -6,8 +6,9 @@
 command       what it does
 ============  =======================================================================================
 Promote       leave the step in progress now, whatever its time and its analysis say; waits only for
-              a share that the proxies have not confirmed yet
-PromoteFully  no more steps, no analysis, no bake: 100 % as soon as the pods are there
+              a share that the proxies have not confirmed yet; start a release that is held
+PromoteFully  no more steps, no analysis, no bake: 100 % as soon as the pods are there; the same for a
+              release that is held
 Abort         all traffic back to the stable version; the version is rejected
 Retry         try the rejected version again from step 0; waits for the way back to end
 Rollback      all traffic back to a version that was healthy, without steps, though the spec asks for
@@ -22,8 +23,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tidegate.api.deployment import Command, CommandName, Outcome
-from tidegate.domain.advance import pass_step
+from tidegate.domain.advance import begin_release, pass_step
 from tidegate.domain.analysis import forgive
+from tidegate.domain.permission import find_hold
 from tidegate.domain.reasons import Action, Reason
 from tidegate.domain.release import CommandRequest
 from tidegate.domain.retreat import retreat
@@ -80,6 +82,9 @@ def obey(s: Situation) -> Situation:
 
 
 def _promote(s: Situation, request: CommandRequest) -> Situation:
+    hold = find_hold(s)
+    if hold is not None:
+        return begin_release(_accept(s, request, f"the release starts now, in spite of {hold.reason}"))
     refusal = _no_release(s)
     if refusal:
         return _refuse(s, request, refusal)
@@ -90,11 +95,18 @@ def _promote(s: Situation, request: CommandRequest) -> Situation:
 
 
 def _promote_fully(s: Situation, request: CommandRequest) -> Situation:
+    hold = find_hold(s)
+    if hold is not None:
+        message = f"the release starts now, in spite of {hold.reason}: no steps, no analysis, no bake"
+        return _skip_steps(begin_release(_accept(s, request, message)))
     refusal = _no_release(s)
     if refusal:
         return _refuse(s, request, refusal)
-    accepted = _accept(s, request, "no more steps, no analysis, no bake")
-    return accepted.rest().update_canary(
+    return _skip_steps(_accept(s, request, "no more steps, no analysis, no bake"))
+
+
+def _skip_steps(s: Situation) -> Situation:
+    return s.rest().update_canary(
         fast=True,
         step=0,
         steps=len(FAST_STEPS),

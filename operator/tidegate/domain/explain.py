@@ -15,6 +15,7 @@ from tidegate.domain.gates import (
     shown_url,
 )
 from tidegate.domain.measuring import next_measurement
+from tidegate.domain.permission import find_hold, object_to_windows
 from tidegate.domain.reasons import Reason
 from tidegate.domain.release import ModelState, VersionID
 from tidegate.domain.retreat import stable_can_take_all
@@ -83,6 +84,9 @@ def find_recheck(s: Situation) -> timedelta | None:
     ahead = [moment - s.now for moment in moments if moment > s.now]
     looks = (next_measurement(s), next_question(s))
     ahead += [max(look - s.now, SHORTEST_RECHECK) for look in looks if look is not None]
+    hold = find_hold(s)
+    if hold is not None and hold.until is not None:
+        ahead.append(max(hold.until - s.now, SHORTEST_RECHECK))
     return min(ahead, default=None)
 
 
@@ -311,14 +315,40 @@ def _not_started(s: Situation) -> Explanation | None:
     if s.experiment is not None:
         message = f"the release of {name} waits for the end of ABTest {s.experiment.test}; its spec.stop ends it now"
         return Explanation(Reason.EXPERIMENT_RUNNING, message)
-    return None
+    return _held_back(s, name, serving)
+
+
+def _held_back(s: Situation, name: str, serving: str) -> Explanation | None:
+    """Explain what keeps a release from starting; what only a person can mend is Stalled, the rest is intended."""
+    hold = find_hold(s)
+    if hold is None:
+        return None
+    message = f"{name} is not released: {hold.message}{serving}"
+    if hold.reason is Reason.UNKNOWN_TIME_ZONE:
+        return Explanation(hold.reason, message, DeploymentPhase.DEGRADED, Health.STALLED)
+    if hold.reason is Reason.ERROR_BUDGET_UNKNOWN:
+        return _timed(hold.reason, message, s, DeploymentPhase.PAUSED)
+    return Explanation(hold.reason, message, DeploymentPhase.PAUSED)
 
 
 def _serving(s: Situation) -> Explanation:
     stable = s.stable_id
     if stable is None:
         raise AssertionError("a Deployment without a version is waiting for one")
-    return _stable_pods_missing(s, stable) or _stable_share_missing(s, stable) or _healthy(s, stable)
+    return (
+        _stable_pods_missing(s, stable)
+        or _stable_share_missing(s, stable)
+        or _windows_unreadable(s)
+        or _healthy(s, stable)
+    )
+
+
+def _windows_unreadable(s: Situation) -> Explanation | None:
+    """Say at once what would hold the next release."""
+    objection = object_to_windows(s)
+    if objection is None:
+        return None
+    return Explanation(objection.reason, objection.message, DeploymentPhase.DEGRADED, Health.STALLED)
 
 
 def _stable_pods_missing(s: Situation, stable: VersionID) -> Explanation | None:

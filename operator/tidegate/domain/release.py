@@ -26,6 +26,7 @@ from enum import StrEnum
 
 from tidegate.api.deployment import Decision, DeploymentStatus, MetricSpec
 from tidegate.api.model_version import ModelPhase, Role
+from tidegate.domain.admission import Releases
 from tidegate.domain.statistics import Proportion
 
 __all__ = [
@@ -300,6 +301,10 @@ class Observed:
     """By metric name: the answers to ``measurements_due``."""
     answers: Mapping[GateRole, GateAnswer] = field(default_factory=dict)
     """The answers to ``questions_due``."""
+    budget: Measurement | None = None
+    """The share of all requests that failed, and how many there were: the answer to ``budget_due``."""
+    releases: Releases | None = None
+    """The releases of the other Deployments; None where no limit is set."""
     command: CommandRequest | None = None
     former: Mapping[VersionID, ModelState] = field(default_factory=dict)
     """The ModelVersions of the versions that a rollback is or may be about."""

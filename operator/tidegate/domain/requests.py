@@ -9,7 +9,15 @@ from tidegate.domain.release import Measurement
 from tidegate.domain.series import Parts, Series, Window, measure_rate, proportion_of, share_of
 from tidegate.domain.statistics import Proportion
 
-__all__ = ["GRPC_FAILURES", "GRPC_STATUSES", "REQUESTS", "count_failures", "measure_error_rate", "measure_request_rate"]
+__all__ = [
+    "GRPC_FAILURES",
+    "GRPC_STATUSES",
+    "REQUESTS",
+    "count_failures",
+    "measure_error_rate",
+    "measure_failures",
+    "measure_request_rate",
+]
 
 REQUESTS = "envoy_cluster_upstream_rq_xx"
 GRPC_STATUSES = "envoy_cluster_grpc"
@@ -24,6 +32,11 @@ The others are the client's, as 4xx is, RESOURCE_EXHAUSTED (HTTP 429) among them
 def measure_error_rate(window: Window, version: str) -> Measurement:
     """Measure which share of a version's requests failed; `window` holds REQUESTS and GRPC_STATUSES."""
     return share_of(_count_parts(window, version))
+
+
+def measure_failures(window: Window) -> Measurement:
+    """Measure which share of all requests failed, whichever version answered, and whether or not anybody still asks."""
+    return share_of((_count_failures(window, None), window.count(window.of(None, _is_request))))
 
 
 def count_failures(window: Window, version: str) -> Proportion | None:
@@ -43,7 +56,7 @@ def _count_parts(window: Window, version: str) -> Parts | None:
     return _count_failures(window, version), window.count(requests)
 
 
-def _count_failures(window: Window, version: str) -> float:
+def _count_failures(window: Window, version: str | None) -> float:
     """Over gRPC the larger count counts: a gRPC server gives no 5xx, so either all of these have a status or none."""
     over_http = window.count(window.of(version, lambda each: _is_server_error(each) and not _is_grpc(each)))
     answers = window.count(window.of(version, lambda each: _is_server_error(each) and _is_grpc(each)))

@@ -8,6 +8,8 @@ state              seen in the status                          leaves it by
 =================  ==========================================  =====================================================
 nothing            no stable, no canary                        ``adopt`` (status lost), ``start`` (first release)
 settled            stable is what the spec asks for            ``start`` when the spec asks for another one
+held               held                                        ``start`` when nothing holds it (``permission.py``),
+                                                               ``obey`` (Promote, PromoteFully)
 going back         rollback                                    promotion of its version, ``retreat`` from it,
                                                                ``end_rollback``; began by ``obey`` (Rollback)
 blocked            the version asked for is rejected           ``lift_rejections`` (spec changed), ``obey`` (Retry)
@@ -51,6 +53,7 @@ from tidegate.domain.commands import obey
 from tidegate.domain.explain import describe, find_recheck
 from tidegate.domain.gates import find_questions, take_answers
 from tidegate.domain.measuring import find_queries, measure
+from tidegate.domain.permission import find_budget_start, mark_held, take_budget
 from tidegate.domain.release import GateQuestion, Observed, Plan, Query
 from tidegate.domain.retreat import (
     fail_analysis,
@@ -64,7 +67,7 @@ from tidegate.domain.retreat import (
 from tidegate.domain.rollback import end_rollback
 from tidegate.domain.situation import Situation
 
-__all__ = ["measurements_due", "plan_rollout", "questions_due"]
+__all__ = ["budget_due", "measurements_due", "plan_rollout", "questions_due"]
 
 Transition = Callable[[Situation], Situation]
 
@@ -82,6 +85,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     give_up,
     finish_retreat,
     start,
+    mark_held,
     restart_steps,
     set_share,
     confirm_step,
@@ -119,6 +123,18 @@ def questions_due(
     return find_questions(Situation.begin(spec, status, observed, now))
 
 
+def budget_due(spec: DeploymentSpec, status: DeploymentStatus, observed: Observed, now: datetime) -> datetime | None:
+    """Return since when requests and failures are to be counted before planning; None while no release depends on it.
+
+    Args:
+        spec: What the user asks for.
+        status: The status as it is written.
+        observed: Everything gathered, without the budget.
+        now: The time, the same that ``plan_rollout`` gets.
+    """
+    return find_budget_start(Situation.begin(spec, status, observed, now))
+
+
 def plan_rollout(spec: DeploymentSpec, status: DeploymentStatus, observed: Observed, now: datetime) -> Plan:
     """Plan the next acts of one Deployment.
 
@@ -128,7 +144,7 @@ def plan_rollout(spec: DeploymentSpec, status: DeploymentStatus, observed: Obser
         observed: Everything gathered; measurements and answers that were not due are ignored.
         now: The time.
     """
-    settled = _settle(measure(take_answers(Situation.begin(spec, status, observed, now))))
+    settled = _settle(take_budget(measure(take_answers(Situation.begin(spec, status, observed, now)))))
     described = describe(mark_free(collect_strays(settled)))
     return Plan(
         status=described.status,

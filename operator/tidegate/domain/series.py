@@ -73,9 +73,10 @@ class Window:
         gaps = [later[0] - earlier[0] for each in self.series for earlier, later in pairwise(each.samples)]
         return median(gaps) if gaps else USUAL_GAP
 
-    def of(self, version: str, wanted: Callable[[Series], bool] = lambda _: True) -> list[Series]:
-        """Return the series of one version."""
-        return [each for each in self.series if each.labels.get("tidegate_version") == version and wanted(each)]
+    def of(self, version: str | None, wanted: Callable[[Series], bool] = lambda _: True) -> list[Series]:
+        """Return the series of one version; None: of all."""
+        mine = (each for each in self.series if version in (None, each.labels.get("tidegate_version")))
+        return [each for each in mine if wanted(each)]
 
     def is_fresh(self, series: Iterable[Series]) -> bool:
         """Whether one of these was scraped lately: no series, or only stale ones, means that nothing is known."""

@@ -13,6 +13,7 @@ from tidegate.api.deployment import (
     DeploymentSpec,
     DeploymentStatus,
     Draining,
+    HeldRelease,
     HistoryEntry,
     MetricSpec,
     Outcome,
@@ -33,7 +34,7 @@ MAX_REJECTED = 10
 
 
 def identify(
-    active: ActiveStable | ActiveCanary | ActiveRollback | Draining | RejectedVersion | HistoryEntry,
+    active: ActiveStable | ActiveCanary | ActiveRollback | HeldRelease | Draining | RejectedVersion | HistoryEntry,
 ) -> VersionID:
     """Return which version a part of the status is about."""
     return VersionID(active.model_version, active.digest)

@@ -14,7 +14,7 @@ from tidegate.domain.manifests import names
 from tidegate.domain.manifests.comparator import build_comparator
 from tidegate.domain.manifests.route import build_route
 from tidegate.domain.manifests.serving import SERVING_LABEL, Platform, build_endpoint, build_scale, build_serving
-from tidegate.domain.reasons import Action
+from tidegate.domain.reasons import Action, Reason
 from tidegate.domain.release import (
     ApplyComparator,
     ApplyWorkload,
@@ -28,7 +28,7 @@ from tidegate.domain.release import (
     VersionID,
     Workload,
 )
-from tidegate.domain.rollout import measurements_due, plan_rollout, questions_due
+from tidegate.domain.rollout import budget_due, measurements_due, plan_rollout, questions_due
 from tidegate.domain.situation import identify
 from tidegate.errors import Conflict, Waiting
 from tidegate.ports import (
@@ -64,12 +64,15 @@ from tidegate.reconcilers.observation import (
     version_of,
 )
 from tidegate.reconcilers.pattern import Gone, parse, parse_all, read
+from tidegate.reconcilers.turns import Turns
 
 __all__ = ["DeploymentReconciler"]
 
 SCALE_MANAGER = "tidegate-scale"
 """Field manager that owns only spec.replicas of a workload that cannot be built any more."""
 WARNINGS = frozenset({Action.ROLL_BACK, Action.ABORT, Action.HOLD, Action.REFUSE_COMMAND})
+INTENDED = frozenset({Reason.OUTSIDE_RELEASE_WINDOW, Reason.RELEASE_LIMIT})
+"""What somebody has set up to hold a release is no reason to warn."""
 LONGEST_QUERY = timedelta(seconds=5)
 NAME_TAKEN_RECHECK = timedelta(seconds=30)
 
@@ -87,8 +90,9 @@ class DeploymentReconciler:
         telemetry: Telemetry,
         clock: Clock,
         platform: Platform,
+        turns: Turns,
     ) -> None:
-        """Take the ports, and what all serving pods have in common."""
+        """Take the ports, what all serving pods have in common, and whose turn it is to release."""
         self._objects = objects
         self._creation = creation
         self._metrics = metrics
@@ -97,15 +101,19 @@ class DeploymentReconciler:
         self._telemetry = telemetry
         self._clock = clock
         self._platform = platform
+        self._turns = turns
 
     async def reconcile(self, key: Key) -> Requeue | None:
         """Observe, plan, act, record.
 
         A decision that rests on measurements is recorded before it is acted on: they may not be had a second time.
+        Whose turn it is to release is looked up, and what is planned is noted, without a moment in between.
         """
         now = self._clock.now()
         scene = await self._observe(key, now)
-        plan = plan_rollout(scene.deployment.spec, scene.deployment.status, scene.observed, now)
+        observed = replace(scene.observed, releases=self._turns.look(key))
+        plan = plan_rollout(scene.deployment.spec, scene.deployment.status, observed, now)
+        self._turns.plan(key, plan.status)
         for step in (self._record, self._act) if plan.record_first else (self._act, self._record):
             await step(scene, plan)
         return Requeue(plan.recheck_after) if plan.recheck_after is not None else None
@@ -117,8 +125,9 @@ class DeploymentReconciler:
             deployment, manifest = read(self._objects, key, Deployment)
         except Gone:
             self._telemetry.forget(key.namespace, key.name)
+            self._turns.confirm(key, DeploymentStatus())
             raise
-        scene = self._gather(deployment, manifest)
+        scene = await self._measure_budget(self._gather(key, deployment, manifest), now)
         about = (deployment.spec, deployment.status, scene.observed, now)
         queries, questions = measurements_due(*about), questions_due(*about)
         if not queries and not questions:
@@ -130,8 +139,17 @@ class DeploymentReconciler:
         )
         return replace(scene, observed=replace(scene.observed, measurements=measured, answers=answers))
 
-    def _gather(self, deployment: Deployment, manifest: Manifest) -> Scene:
-        namespace, name = deployment.metadata.namespace, deployment.metadata.name
+    async def _measure_budget(self, scene: Scene, now: datetime) -> Scene:
+        spec, status = scene.deployment.spec, scene.deployment.status
+        start = budget_due(spec, status, scene.observed, now)
+        if start is None:
+            return scene
+        name = scene.deployment.metadata.name
+        measured = await self._metrics.measure_failures(scene.namespace, name, start, now, LONGEST_QUERY)
+        return replace(scene, observed=replace(scene.observed, budget=measured))
+
+    def _gather(self, key: Key, deployment: Deployment, manifest: Manifest) -> Scene:
+        namespace, name = key.namespace, key.name
         lives = self._workloads(namespace, name)
         known = known_versions(deployment.status, lives)
         command = parse_command(deployment.metadata.annotations.get(names.COMMAND_ANNOTATION))
@@ -155,11 +173,12 @@ class DeploymentReconciler:
             route=read_route(route, name, known),
             comparators=self._read_comparators(deployment),
             command=command,
+            releases=self._turns.look(key),
             former={each: model_state(models, each) for each in former},
             experiment=experiment,
             endpoint=f"http://{names.endpoint(name)}.{namespace}:{self._platform.envoy_port}",
         )
-        return Scene(deployment, manifest, self._platform, models, observed)
+        return Scene(key, deployment, manifest, self._platform, models, observed)
 
     def _find_experiment(self, namespace: str, name: str, models: dict[str, ModelVersion]) -> Experiment | None:
         """Find the split that a running test asks for; the model of its arm joins `models`."""
@@ -284,9 +303,10 @@ class DeploymentReconciler:
     async def _record(self, scene: Scene, plan: Plan) -> None:
         """Write the status once, then tell people; every decision is an event, a log line and a count."""
         await self._objects.patch_status(scene.manifest, plan.status.to_json())
+        self._turns.confirm(scene.key, plan.status)
         for decision in plan.decisions:
             said = f"{decision.action}: {decision.message or decision.reason}"
-            warning = decision.action in WARNINGS
+            warning = decision.action in WARNINGS and decision.reason not in INTENDED
             self._events.emit(scene.manifest, decision.reason, said, warning=warning)
             self._telemetry.count_decision("Deployment", decision.action, decision.reason)
         self._show(scene, plan.status)

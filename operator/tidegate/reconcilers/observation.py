@@ -34,7 +34,7 @@ from tidegate.domain.release import (
 )
 from tidegate.domain.rollback import healthy_versions
 from tidegate.domain.situation import identify
-from tidegate.ports import Manifest
+from tidegate.ports import Key, Manifest
 
 __all__ = [
     "Scene",
@@ -54,6 +54,7 @@ __all__ = [
 class Scene:
     """One Deployment and everything around it, gathered before anything is decided."""
 
+    key: Key
     deployment: Deployment
     manifest: Manifest
     """The Deployment as it was read; the status is written against it."""
@@ -65,7 +66,7 @@ class Scene:
     @property
     def namespace(self) -> str:
         """Namespace of everything here."""
-        return self.deployment.metadata.namespace
+        return self.key.namespace
 
     def served(self, version: VersionID) -> Served | None:
         """Return what the manifests of a version are built from; None if its ModelVersion is gone or another one."""
