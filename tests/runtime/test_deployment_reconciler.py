@@ -318,6 +318,16 @@ async def test_a_spec_that_does_not_fit_stalls_with_the_field() -> None:
     assert len(made.objects.requests) == sent
 
 
+async def test_a_query_that_cannot_be_asked_stalls_and_asks_nobody() -> None:
+    metrics = [{"name": "custom", "query": 'x{v="{{ verison }}"}', "max": 3}]
+    made = world(analysis={"metrics": metrics})
+    await made.settle(5)
+    assert (made.condition("Stalled")["status"], made.condition("Stalled")["reason"]) == ("True", "InvalidQuery")
+    assert "custom cannot be asked: there is no {{ verison }} (at character 6)" in made.condition("Stalled")["message"]
+    assert (made.workloads(), made.metrics.rounds) == ([], 0)
+    assert await made.reconcile() is None, "only a person can mend it"
+
+
 async def test_commands_are_consumed_once() -> None:
     made = world(**CANARY)
     await made.settle(3)

@@ -6,7 +6,7 @@ from tidegate.api.base import format_duration
 from tidegate.api.deployment import ActiveCanary, ActiveStable, MetricResult, Outcome, StrategyType
 from tidegate.api.model_version import Role
 from tidegate.domain.analysis import Conclusion, Say
-from tidegate.domain.measuring import assess_gate
+from tidegate.domain.measuring import assess_gate, find_query_fault
 from tidegate.domain.reasons import Action, Reason
 from tidegate.domain.release import ModelState, VersionID
 from tidegate.domain.retreat import reject_former, stable_can_take_all
@@ -62,7 +62,12 @@ def start(s: Situation) -> Situation:
 
 def _can_start(s: Situation) -> bool:
     allowed = s.target_state is ModelState.READY and s.rejection is None
-    return allowed and not s.is_paused and s.experiment is None
+    return allowed and not s.is_paused and s.experiment is None and (_goes_back(s) or find_query_fault(s) is None)
+
+
+def _goes_back(s: Situation) -> bool:
+    """A person's way back has no analysis, and whatever is wrong with that does not stop it."""
+    return s.status.rollback is not None
 
 
 def _why_start(s: Situation, target: VersionID) -> tuple[Reason, str]:
@@ -164,6 +169,9 @@ def advance(s: Situation) -> Situation:
 def find_block(s: Situation) -> Conclusion | None:
     """Return the analysis' objection to leaving the step or the bake time now; None if there is none."""
     canary = s.canary
+    fault = find_query_fault(s) if s.is_analysed else None
+    if fault is not None:
+        return Conclusion(Say.HOLD, Reason.INVALID_QUERY, fault)
     began, lasts = canary.step_started_at, s.step.hold
     if canary.baking_since is not None:
         began, lasts = canary.baking_since, s.bake

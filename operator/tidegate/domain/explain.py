@@ -7,7 +7,7 @@ from tidegate.api.deployment import ActiveVariant, DeploymentPhase, Wait
 from tidegate.domain.advance import find_block
 from tidegate.domain.analysis import Say
 from tidegate.domain.conditions import Health, set_health
-from tidegate.domain.measuring import next_measurement
+from tidegate.domain.measuring import find_query_fault, next_measurement
 from tidegate.domain.reasons import Reason
 from tidegate.domain.release import ModelState, VersionID
 from tidegate.domain.retreat import stable_can_take_all
@@ -152,6 +152,7 @@ def _releasing(s: Situation) -> Explanation:
         or _pods_missing(s)
         or _way_back_missing(s)
         or _share_missing(s)
+        or (_query_refused(s) if s.is_analysed else None)
         or _undecided(s)
         or _held(s)
     )
@@ -192,6 +193,13 @@ def _share_missing(s: Situation) -> Explanation | None:
         return None
     message = f"{s.step.percent:g} % to {canary.model_version}: {_unconfirmed(s)}"
     return _timed(Reason.ROUTE_NOT_CONFIRMED, message, s)
+
+
+def _query_refused(s: Situation, serving: str = "") -> Explanation | None:
+    fault = find_query_fault(s)
+    if fault is None:
+        return None
+    return Explanation(Reason.INVALID_QUERY, f"{fault}{serving}", DeploymentPhase.DEGRADED, Health.STALLED)
 
 
 def _undecided(s: Situation) -> Explanation | None:
@@ -241,6 +249,9 @@ def _not_started(s: Situation) -> Explanation | None:
     if rejection is not None:
         message = f"{name} was taken back: {rejection.message}{serving}; ask for another version, or retry"
         return Explanation(Reason.ROLLED_BACK, message, DeploymentPhase.ROLLED_BACK, Health.STALLED)
+    refused = _query_refused(s, serving) if s.status.rollback is None else None
+    if refused is not None:
+        return refused
     if s.target_state is ModelState.MISSING:
         message = f"there is no ModelVersion {name}{serving}; create it or correct spec.modelVersion"
         return Explanation(Reason.MODEL_VERSION_MISSING, message, is_timed=True, limit=MISSING_GRACE)
@@ -266,7 +277,12 @@ def _serving(s: Situation) -> Explanation:
     stable = s.stable_id
     if stable is None:
         raise AssertionError("a Deployment without a version is waiting for one")
-    return _stable_pods_missing(s, stable) or _stable_share_missing(s, stable) or _healthy(s, stable)
+    return (
+        _stable_pods_missing(s, stable)
+        or _stable_share_missing(s, stable)
+        or _query_refused(s, f"; {stable} serves")
+        or _healthy(s, stable)
+    )
 
 
 def _stable_pods_missing(s: Situation, stable: VersionID) -> Explanation | None:
