@@ -198,8 +198,9 @@ class DeploymentReconciler:
             await self._objects.apply(manifest)
 
     async def _delete_workload(self, scene: Scene, version: VersionID) -> None:
+        """Delete the workload last: as long as it is there, the next plan knows that something is left to delete."""
         name = _serving_name(scene, version)
-        for kind in (WORKLOAD, SERVICE, CONFIG_MAP):
+        for kind in (SERVICE, CONFIG_MAP, WORKLOAD):
             await self._objects.delete(Key(kind, scene.namespace, name))
 
     async def _mend(self, scene: Scene, leaving: set[VersionID]) -> None:
