@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import HttpUrl
 
 from tidegate import lean  # noqa: F401  before everything that imports kopf
+from tidegate.adapters.access import AccessFolder
 from tidegate.adapters.cache import ObjectCache
 from tidegate.adapters.clock import SystemClock
 from tidegate.adapters.connection import ApiConnection
@@ -67,7 +68,8 @@ class Operator:
         self._objects = KubernetesObjects(self._fenced, self._cache, self._clock)
         self._events = KubernetesEvents(self._api, self._clock, settings.identity)
         self._listing = Listing(self._api, self._cache, settings.watch_namespaces, CHILD_SELECTOR)
-        self._metrics = PrometheusMetrics(_address(settings.prometheus_url))
+        access = AccessFolder(settings.prometheus_credentials, settings.prometheus_secret)
+        self._metrics = PrometheusMetrics(_address(settings.prometheus_url), access)
         self._gates = WebGates()
         mlflow_url = _address(settings.mlflow_url)
         self._registry = MLflow(mlflow_url) if mlflow_url else None

@@ -1,6 +1,7 @@
 """Settings of the operator: the only reader of the environment."""
 
 import socket
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, HttpUrl, ValidationError, field_validator
@@ -24,6 +25,10 @@ class Settings(BaseSettings):
     """Namespaces to work in, separated by commas; all when empty."""
     prometheus_url: HttpUrl | None = None
     """Where the analysis gets its metrics; without it every metric is an Error and releases hold."""
+    prometheus_credentials: Path | None = None
+    """Folder with the keys of a Secret that lets us in there: see adapters/access.py."""
+    prometheus_secret: str | None = None
+    """Name of that Secret, for messages."""
     mlflow_url: HttpUrl | None = None
     """Tracking server; without it nothing is registered."""
     artifact_root: str | None = None
@@ -70,10 +75,27 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("prometheus_url", "mlflow_url", "artifact_root", "gpu_runtime_class", "namespace", mode="before")
+    @field_validator(
+        "prometheus_url",
+        "prometheus_credentials",
+        "prometheus_secret",
+        "mlflow_url",
+        "artifact_root",
+        "gpu_runtime_class",
+        "namespace",
+        mode="before",
+    )
     @classmethod
     def _drop_empty(cls, value: object) -> object:
         return None if value == "" else value
+
+    @field_validator("prometheus_url")
+    @classmethod
+    def _keep_secrets_out(cls, value: HttpUrl | None) -> HttpUrl | None:
+        """Addresses stand in messages; what lets us in must not."""
+        if value is not None and (value.username or value.password):
+            raise ValueError("has a user or a password; put them into a Secret, see prometheus.auth.existingSecret")
+        return value
 
 
 def load_settings() -> Settings:

@@ -625,6 +625,17 @@ BAD: list[tuple[str, str, Any, str, str]] = [
         "spec.analysis",
         "Immediate leaves none to the stable one; set max or min",
     ),
+    (
+        "Deployment",
+        "spec",
+        {
+            "modelVersion": "connect4-1.1.0",
+            "strategy": {"type": "Immediate"},
+            "analysis": {"metrics": [{"name": "accuracy", "source": "Outcomes", "maxDrop": 0.1}]},
+        },
+        "spec.analysis",
+        "compare and maxDrop need both versions to get traffic",
+    ),
     # Deployment: the rest
     ("Deployment", "spec.traffic", {"provider": "Magic"}, "spec.traffic.provider", 'supported values: "Envoy"'),
     (

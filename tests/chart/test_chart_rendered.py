@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tidegate.adapters.access import KEYS
 from tidegate.api.deployment import Shadow
 from tidegate.domain.manifests.comparator import Shadowing, build_comparator
 from tidegate.domain.manifests.serving import Platform
@@ -26,7 +27,11 @@ PLACED = {"nodeSelector": {"a": "b"}, "tolerations": [{"operator": "Exists"}], "
 VALUE_SETS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "own-addresses": {
-        "prometheus": {"enabled": False, "url": "http://prometheus.monitoring:9090"},
+        "prometheus": {
+            "enabled": False,
+            "url": "http://prometheus.monitoring:9090",
+            "auth": {"existingSecret": "mimir"},
+        },
         "mlflow": {"enabled": False, "url": "https://mlflow.example.com"},
         "gpu": {"runtimeClassName": "nvidia"},
     },
@@ -68,6 +73,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"envoy": {"service": {"nodePort": 99999}}}, "nodePort"),
     ({"envoy": {"replicas": "two"}}, "replicas"),
     ({"prometheus": {"url": "prometheus:9090"}}, "url"),
+    ({"prometheus": {"enabled": False, "url": "https://ada:secret@prometheus:9090"}}, "url"),
+    ({"prometheus": {"enabled": False, "auth": {"existingSecret": "My Secret"}}}, "existingSecret"),
+    ({"prometheus": {"auth": {"existingSecret": "mimir"}}}, "set prometheus.enabled: false"),
     ({"prometheus": {"scrapeInterval": "1"}}, "scrapeInterval"),
     ({"mlflow": {"storage": "lots"}}, "storage"),
     ({"mlflow": {"hostPath": "relative/path"}}, "hostPath"),
@@ -393,6 +401,29 @@ def test_addresses_of_your_own_replace_the_small_ones(render):
     assert variables["TIDEGATE_MLFLOW_URL"] == "https://mlflow.example.com"
     assert variables["TIDEGATE_GPU_RUNTIME_CLASS"] == "nvidia"
     assert set(pods(documents)) == {"tidegate-operator", "tidegate-router", "tidegate-envoy"}
+
+
+def test_the_secret_of_the_metric_source_is_mounted_where_the_operator_reads_it(render):
+    template = pods(render(VALUE_SETS["own-addresses"]))["tidegate-operator"]
+    variables = environment(template)
+    (volume,) = template["spec"]["volumes"]
+    (mount,) = template["spec"]["containers"][0]["volumeMounts"]
+    assert volume["secret"] == {"secretName": "mimir", "optional": True, "defaultMode": 0o440}
+    assert mount == {
+        "name": volume["name"],
+        "mountPath": variables["TIDEGATE_PROMETHEUS_CREDENTIALS"],
+        "readOnly": True,
+    }
+    assert variables["TIDEGATE_PROMETHEUS_SECRET"] == "mimir"
+    assert template["spec"]["securityContext"]["fsGroup"] == 65532
+    without = pods(render())["tidegate-operator"]
+    assert environment(without)["TIDEGATE_PROMETHEUS_CREDENTIALS"] == ""
+    assert "volumes" not in without["spec"]
+
+
+def test_every_key_of_the_secret_is_in_the_values():
+    comment = (CHART / "values.yaml").read_text().partition("existingSecret")[0].rpartition('url: ""')[2]
+    assert all(key in comment for key in KEYS)
 
 
 def test_images_come_from_one_registry_unless_they_are_named(render):

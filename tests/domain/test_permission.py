@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.scenarios.releases import (
+    AT_NOON,
     BAD,
-    CLOSED,
     OVERSPENT,
     at_step,
     close,
@@ -56,8 +56,8 @@ def health(status: DeploymentStatus) -> dict[str, str]:
 
 
 def test_a_hold_says_when_it_ends_and_looks_again_exactly_then() -> None:
-    found = plan(asking(release_windows=CLOSED))
-    world = asking(release_windows=CLOSED)
+    found = plan(asking(release_windows=AT_NOON))
+    world = asking(release_windows=AT_NOON)
     assert found.recheck_after == START + timedelta(hours=12) - world.now
     assert "opens on Thursday 2026-01-01 12:00 UTC" in found.status.message
     assert health(found.status) == {"Ready": "False", "Reconciling": "True", "Stalled": "False"}
@@ -100,7 +100,7 @@ def test_a_command_for_a_release_that_nothing_holds_is_refused_as_before() -> No
 
 
 def test_a_paused_release_is_not_started_by_promote() -> None:
-    world = asking(release_windows=CLOSED)
+    world = asking(release_windows=AT_NOON)
     world.change(paused=True)
     command("Promote")(world)
     world.run(1)
@@ -109,7 +109,7 @@ def test_a_paused_release_is_not_started_by_promote() -> None:
 
 
 def test_the_time_of_asking_is_kept_through_all_causes_and_starts_anew_with_another_version() -> None:
-    world = asking(release_windows=CLOSED)
+    world = asking(release_windows=AT_NOON)
     until(world, held_by("OutsideReleaseWindow"))
     since = world.status.held.since if world.status.held else None
     world.others = Releases(("default", "connect4"), Limits(in_cluster=1), frozenset({("default", "a")}))

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.scenarios.releases import BAD, at_step, make_world, settled_on, steps
+from tests.scenarios.releases import BAD, at_step, make_world, released, settled_on, steps
 from tests.scenarios.simulator import START, Event, World, digest_of, version
 from tidegate.api.base import Condition
 from tidegate.api.deployment import DeploymentPhase, DeploymentStatus, HistoryEntry, Outcome
@@ -48,6 +48,62 @@ def releasing(**fields: object) -> World:
 
 def conditions(status: DeploymentStatus) -> dict[str, Condition]:
     return {each.type: each for each in status.conditions}
+
+
+# Queries that cannot be asked
+
+BAD_QUERY = {
+    "interval": "1s",
+    "metrics": [{"name": "errorRate", "max": 0.05}, {"name": "custom", "query": "sum(rate(x[1m])", "max": 3}],
+}
+FAULT = "the query of custom cannot be asked: unclosed left parenthesis; correct analysis.metrics[].query"
+
+
+def check_query_refused(world: World, message: str) -> None:
+    assert world.status.message == message
+    told = conditions(world.status)["Stalled"]
+    assert (told.status.value, told.reason, told.message) == ("True", "InvalidQuery", message)
+
+
+def test_no_release_starts_with_a_query_that_cannot_be_asked() -> None:
+    world = make_world(analysis=BAD_QUERY)
+    world.run(5)
+    check_query_refused(world, FAULT)
+    assert world.workloads == {}
+    world.change(analysis={"interval": "1s"})
+    until(world, settled_on("v1"))
+    world.change(analysis=BAD_QUERY)
+    world.run(2)
+    check_query_refused(world, f"{FAULT}; v1 serves")
+    world.change(model_version="v2")
+    world.run(20)
+    check_query_refused(world, f"{FAULT}; v1 keeps serving")
+    assert [each.model_version for each in world.workloads] == ["v1"]
+    world.change(analysis={"interval": "1s"})
+    until(world, settled_on("v2"))
+
+
+def test_a_query_that_breaks_under_way_holds_the_release_where_it_is() -> None:
+    """The share and the pods stay; the other metrics watch on, and roll back if they must."""
+    world = releasing()
+    share = world.route
+    world.change(analysis=BAD_QUERY)
+    due = measurements_due(world.spec, world.status, world.observe(), world.now + timedelta(seconds=5))
+    asked = {each.metric.name for each in due}
+    assert asked == {"errorRate"}
+    world.run(60)
+    assert world.route == share
+    check_query_refused(world, FAULT)
+    assert [each.reason for each in world.status.decisions].count("InvalidQuery") == 1
+    world.values["v2"] = BAD
+    until(world, lambda w: w.status.phase is DeploymentPhase.ROLLED_BACK)
+
+
+def test_a_query_that_cannot_be_asked_does_not_stop_a_person_going_back() -> None:
+    world = until(make_world(*released("v2")), settled_on("v2"))
+    world.change(analysis=BAD_QUERY)
+    world.give("Rollback", "1")
+    until(world, lambda w: w.status.stable is not None and w.status.stable.model_version == "v1")
 
 
 # Conditions and status

@@ -386,6 +386,27 @@ async def test_a_served_version_whose_model_version_was_deleted_goes_on_serving(
     assert made.shares == RELEASE[:1]
 
 
+@pytest.mark.parametrize("number", range(3))
+async def test_nothing_of_a_removed_version_is_left_by_an_operator_that_dies_in_between(number: int) -> None:
+    """Scenario rule 11: three objects go with a version, and the operator dies before one of them is deleted."""
+    made = world(**QUICK)
+    await made.settle(3)
+    made.say("2.0.0", "errorRate", GOOD)
+    made.release("2.0.0")
+    calls = itertools.count()
+
+    def kill(verb: str, _: Key) -> Exception | None:
+        return (
+            Unavailable("Killed", "the operator is killed here") if verb == "delete" and next(calls) == number else None
+        )
+
+    made.objects.fault = kill
+    await made.settle(30)
+    assert next(calls) > number
+    gone = names.serving("connect4", "connect4-1.0.0", "1" * 64)
+    assert [key for key in made.objects if key.name == gone] == []
+
+
 async def test_deletion_ends_the_series_and_asks_for_nothing() -> None:
     made = world()
     await made.settle(3)
@@ -428,6 +449,16 @@ async def test_a_spec_that_does_not_fit_stalls_with_the_field() -> None:
     sent = len(made.objects.requests)
     assert await made.reconcile() is None
     assert len(made.objects.requests) == sent
+
+
+async def test_a_query_that_cannot_be_asked_stalls_and_asks_nobody() -> None:
+    metrics = [{"name": "custom", "query": 'x{v="{{ verison }}"}', "max": 3}]
+    made = world(analysis={"metrics": metrics})
+    await made.settle(5)
+    assert (made.condition("Stalled")["status"], made.condition("Stalled")["reason"]) == ("True", "InvalidQuery")
+    assert "custom cannot be asked: there is no {{ verison }} (at character 6)" in made.condition("Stalled")["message"]
+    assert (made.workloads(), made.metrics.rounds) == ([], 0)
+    assert await made.reconcile() is None, "only a person can mend it"
 
 
 async def test_commands_are_consumed_once() -> None:

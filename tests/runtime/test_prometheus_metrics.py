@@ -142,6 +142,7 @@ async def test_grpc_failures_are_errors_and_no_requests_of_their_own(prometheus:
 
 
 async def test_one_round_asks_every_question_once(prometheus: Prometheus) -> None:
+    prometheus.answer = lambda _: matrix((code(CANARY, "2"), 90))
     names = ("errorRate", "requestRate", "latencyP50", "latencyP95", "latencyP99")
     found = await prometheus.ask(*(query(name, max=1) for name in names))
     assert set(found) == set(names)
@@ -339,4 +340,26 @@ async def test_unknown_metric_names_what_there_is(prometheus: Prometheus) -> Non
 
 async def test_long_windows_are_read_at_some_points_only(prometheus: Prometheus) -> None:
     await prometheus.ask(query("errorRate", max=1, window=timedelta(hours=24)))
-    assert prometheus.queries[0].endswith("[86460000ms:240166ms]")
+    assert [each.partition("[")[2] for each in prometheus.queries] == ["86700000ms:240833ms]"]
+
+
+async def test_samples_are_read_from_further_back_where_scrapes_are_far_apart(prometheus: Prometheus) -> None:
+    """Scraped once a minute: with one minute of the past, a sample that is late would make a counter look newborn."""
+    end = END.timestamp()
+    seen = {CANARY: [(-122, 1000), (-62, 1040), (-1, 1100)], STABLE: [(-125, 5000), (-64, 5000), (-2, 5200)]}
+
+    def answer(promql: str) -> Any:
+        seconds = int(promql.partition("[")[2].removesuffix("ms]")) / 1000
+        series = [
+            {
+                "metric": code(version, "2"),
+                "values": [[end + at, str(value)] for at, value in samples if at > -seconds],
+            }
+            for version, samples in seen.items()
+        ]
+        return {"resultType": "matrix", "result": series}
+
+    prometheus.answer = answer
+    found = await prometheus.ask(query("requestRate", min=1, window=timedelta(seconds=60)))
+    assert found["requestRate"].samples == 60
+    assert [each.partition("[")[2] for each in prometheus.queries] == ["120000ms]", "360000ms]"]

@@ -32,6 +32,14 @@ def test_values(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not settings.leader_election
 
 
+def test_the_address_of_the_metric_source_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages show the address."""
+    monkeypatch.setenv("TIDEGATE_PROMETHEUS_URL", "https://ada:open-sesame@prometheus:9090")
+    with pytest.raises(Stalled, match="put them into a Secret") as caught:
+        load_settings()
+    assert "open-sesame" not in caught.value.message
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

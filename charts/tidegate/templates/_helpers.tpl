@@ -141,6 +141,13 @@ http://{{ include "tidegate.fullname" . }}-prometheus.{{ .Release.Namespace }}:9
 {{- end -}}
 {{- end -}}
 
+{{- define "tidegate.prometheusSecret" -}}
+{{- if and .Values.prometheus.enabled .Values.prometheus.auth.existingSecret -}}
+{{- fail "prometheus.auth.existingSecret is for a Prometheus of your own; set prometheus.enabled: false and prometheus.url" -}}
+{{- end -}}
+{{- .Values.prometheus.auth.existingSecret -}}
+{{- end -}}
+
 {{- define "tidegate.mlflowURL" -}}
 {{- if .Values.mlflow.enabled -}}
 http://{{ include "tidegate.fullname" . }}-mlflow.{{ .Release.Namespace }}:5000

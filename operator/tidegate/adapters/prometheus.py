@@ -6,8 +6,9 @@ in one query, and their differences are added up, resets of a restarted proxy in
 """
 
 import asyncio
+import errno
 import math
-import re
+import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -15,6 +16,8 @@ from typing import Any
 
 import aiohttp
 
+from tidegate.adapters.access import AccessFolder
+from tidegate.domain.promql import fill
 from tidegate.domain.release import Counted, Measurement, Query
 from tidegate.domain.requests import (
     GRPC_STATUSES,
@@ -50,12 +53,15 @@ COPIES = {
 }
 """Counters of a comparator: what is looked for, and everything that it is a part of."""
 
-LOOKBACK = timedelta(seconds=60)
+LOOKBACK = timedelta(minutes=1)
 """How far before the window samples are read: a series that begins later than that began at zero."""
+LONG_LOOKBACK = timedelta(minutes=5)
+"""The same where scrapes are too far apart for a minute to tell; as far as Prometheus itself looks back for a value."""
 LONGEST_RAW = timedelta(minutes=30)
 """Longer windows are read at POINTS points instead of every sample."""
 POINTS = 360
 TIMEOUT = aiohttp.ClientTimeout(total=10, sock_connect=3)
+CUT = (errno.ECONNRESET, errno.EPIPE)
 SHORTEST_PATIENCE = timedelta(milliseconds=500)
 
 
@@ -67,15 +73,16 @@ class Round:
     deployment: str
     start: datetime
     end: datetime
-    fetched: dict[str, asyncio.Task[list[Series]]] = field(default_factory=dict)
+    fetched: dict[str, asyncio.Task[Window]] = field(default_factory=dict)
 
 
 class PrometheusMetrics:
     """Asks one Prometheus, or says that there is none."""
 
-    def __init__(self, url: str | None) -> None:
-        """Ask the server at `url`; nothing is opened yet."""
+    def __init__(self, url: str | None, access: AccessFolder | None = None) -> None:
+        """Ask the server at `url`, which `access` lets us in at; nothing is opened yet."""
         self._url = url
+        self._access = access or AccessFolder()
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -185,7 +192,7 @@ class PrometheusMetrics:
     # Requests
 
     async def _value(self, look: Round, query: Query, version: str, stable: str) -> float | None:
-        text = _fill(query.metric.query or "", look, version, stable)
+        text = fill(query.metric.query or "", _variables(look, version, stable))
         found = await self._ask(text, look.end)
         if len(found) > 1:
             raise Unavailable(
@@ -199,27 +206,30 @@ class PrometheusMetrics:
         return await self._window(look, "", f'__name__=~"{REQUESTS}|{GRPC_STATUSES}"')
 
     async def _window(self, look: Round, metric: str, *labels: str) -> Window:
-        """Read the samples of all versions of the Deployment, from LOOKBACK before the window on; fetched once."""
+        """Read the samples of all versions of the Deployment; fetched once."""
         matchers = (f'tidegate_namespace="{look.namespace}"', f'tidegate_deployment="{look.deployment}"', *labels)
-        selector = f"{metric}{{{','.join(matchers)}}}[{_range(look)}]"
+        selector = f"{metric}{{{','.join(matchers)}}}"
         if selector not in look.fetched:
-            look.fetched[selector] = asyncio.create_task(self._ask(selector, look.end))
-        series = await asyncio.shield(look.fetched[selector])
+            look.fetched[selector] = asyncio.create_task(self._fetch(look, selector))
+        return await asyncio.shield(look.fetched[selector])
+
+    async def _fetch(self, look: Round, selector: str) -> Window:
+        """Read from a little before the window on, and from further back where that does not tell what was before."""
+        is_raw = look.end - look.start + LOOKBACK <= LONGEST_RAW
+        window = await self._read_since(look, selector, LOOKBACK if is_raw else LONG_LOOKBACK)
+        if is_raw and not window.tells_before(LOOKBACK.total_seconds()):
+            return await self._read_since(look, selector, LONG_LOOKBACK)
+        return window
+
+    async def _read_since(self, look: Round, selector: str, lookback: timedelta) -> Window:
+        series = await self._ask(f"{selector}[{_range(look.end - look.start + lookback)}]", look.end)
         return Window(series, look.start.timestamp(), look.end.timestamp())
 
     async def _ask(self, promql: str, at: datetime) -> list[Series]:
         if self._url is None:
             raise Unavailable("NoPrometheus", "no Prometheus address is set; set prometheus.url in the chart's values")
         form = {"query": promql, "time": f"{at.timestamp():.3f}"}
-        try:
-            async with self._open().post(f"{self._url}/api/v1/query", data=form) as answer:
-                status, body = answer.status, await answer.json(content_type=None)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            said = str(error) or type(error).__name__
-            raise Unavailable("PrometheusUnavailable", f"Prometheus at {self._url} did not answer: {said}") from error
-        except ValueError as error:
-            said = f"Prometheus at {self._url} answered {answer.status} without JSON"
-            raise Unavailable("PrometheusUnavailable", said) from error
+        status, body = await self._post(f"{self._url}/api/v1/query", form)
         if status != 200 or not isinstance(body, dict) or body.get("status") != "success":
             refusal = body.get("error", status) if isinstance(body, dict) else status
             raise Unavailable("BadQuery", f"Prometheus refused the query: {refusal}")
@@ -227,6 +237,37 @@ class PrometheusMetrics:
             return _read(body["data"])
         except (KeyError, TypeError, ValueError) as error:
             raise Unavailable("BadAnswer", f"Prometheus at {self._url} answered with something else") from error
+
+    async def _post(self, url: str, form: Mapping[str, str]) -> tuple[int, Any]:
+        """Send a form and return what came back; credentials go to this server alone, so it cannot pass us on."""
+        access = self._access.read()
+        request = self._open().post(url, data=form, headers=access.headers, ssl=access.tls, allow_redirects=False)
+        try:
+            async with request as answer:
+                self._check(answer)
+                return answer.status, await answer.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._translate(error) from error
+        except ValueError as error:
+            said = f"Prometheus at {self._url} answered {answer.status} without JSON"
+            raise Unavailable("PrometheusUnavailable", said) from error
+
+    def _check(self, answer: aiohttp.ClientResponse) -> None:
+        if answer.status in (401, 403):
+            said = f"Prometheus at {self._url}: {self._access.explain_refusal(answer.status)}"
+            raise Unavailable("BadCredentials", said)
+        if 300 <= answer.status < 400:
+            said = f"Prometheus at {self._url} is elsewhere ({answer.status}); correct prometheus.url"
+            raise Unavailable("PrometheusUnavailable", said)
+
+    def _translate(self, error: Exception) -> Unavailable:
+        tls = _find_tls_error(error)
+        if tls is not None:
+            return Unavailable("BadCredentials", f"Prometheus at {self._url}: {self._access.explain_tls(tls)}")
+        said = str(error) or type(error).__name__
+        if isinstance(error, aiohttp.ServerDisconnectedError) or getattr(error, "errno", None) in CUT:
+            said = f"{said}{self._access.explain_cut(self._url or '')}"
+        return Unavailable("PrometheusUnavailable", f"Prometheus at {self._url} did not answer: {said}")
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -272,25 +313,31 @@ def _invert(positive: Proportion | None) -> Proportion | None:
     return positive and Proportion(positive.samples, positive.samples - positive.positive)
 
 
-def _range(look: Round) -> str:
-    """Return the PromQL range: every sample, or so many points of a long window."""
-    seconds = (look.end - look.start + LOOKBACK).total_seconds()
-    milliseconds = round(seconds * 1000)
-    if seconds <= LONGEST_RAW.total_seconds():
+def _range(time: timedelta) -> str:
+    """Return the PromQL range: every sample, or so many points of a long time."""
+    milliseconds = round(time.total_seconds() * 1000)
+    if time <= LONGEST_RAW:
         return f"{milliseconds}ms"
     return f"{milliseconds}ms:{max(milliseconds // POINTS, 1)}ms"
 
 
-def _fill(promql: str, look: Round, version: str, stable: str) -> str:
-    """Fill in the placeholders; unknown ones stay and make Prometheus complain."""
-    known = {
+def _variables(look: Round, version: str, stable: str) -> dict[str, str]:
+    return {
         "version": version,
         "stable": stable,
         "deployment": look.deployment,
         "namespace": look.namespace,
         "window": f"{max(round((look.end - look.start).total_seconds()), 1)}s",
     }
-    return re.sub(r"{{\s*(\w+)\s*}}", lambda found: known.get(found[1], found[0]), promql)
+
+
+def _find_tls_error(error: BaseException | None) -> ssl.SSLError | None:
+    """Return what TLS said; the client's own errors wrap it, and some of them only look like it."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError) and not isinstance(error, aiohttp.ClientError):
+            return error
+        error = error.__cause__
+    return None
 
 
 def _read(data: Mapping[str, Any]) -> list[Series]:

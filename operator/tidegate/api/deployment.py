@@ -435,7 +435,7 @@ class MetricSpec(Model):
     """Envoy: series of the proxies. Outcomes: counters tidegate_outcomes_total and tidegate_outcomes_positive_total."""
     query: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
     """PromQL that gives one number; {{ version }}, {{ stable }}, {{ deployment }}, {{ namespace }} and {{ window }} are
-    filled in."""
+    filled in. Checked by the grammar of Prometheus before a release starts."""
     min: float | None = None
     """The value passes if it is at least this."""
     max: float | None = None
@@ -604,8 +604,10 @@ class DeploymentSpec(Model):
             "!has(self.strategy) || !(self.strategy.type == 'Immediate' || (self.strategy.type == 'Shadow'"
             " && has(self.strategy.shadow) && has(self.strategy.shadow.then)"
             " && self.strategy.shadow.then == 'Immediate')) || !has(self.analysis)"
-            " || !has(self.analysis.metrics) || !self.analysis.metrics.exists(m, has(m.compare))",
-            "compare needs both versions to get traffic, and Immediate leaves none to the stable one; set max or min",
+            " || !has(self.analysis.metrics)"
+            " || !self.analysis.metrics.exists(m, has(m.compare) || has(m.maxDrop))",
+            "compare and maxDrop need both versions to get traffic, and Immediate leaves none to the stable one;"
+            " set max or min",
             field="analysis",
         ),
         rule(

@@ -7,7 +7,7 @@ from tidegate.api.deployment import ActiveCanary, ActiveStable, MetricResult, Ou
 from tidegate.api.model_version import Role
 from tidegate.domain.analysis import Conclusion, Say
 from tidegate.domain.gates import is_gate_open
-from tidegate.domain.measuring import assess_passes, assess_time
+from tidegate.domain.measuring import assess_passes, assess_time, find_query_fault
 from tidegate.domain.permission import can_start, find_hold, wanted_release, why_start
 from tidegate.domain.reasons import Action, Reason
 from tidegate.domain.retreat import reject_former, stable_can_take_all
@@ -163,6 +163,9 @@ def advance(s: Situation) -> Situation:
 def find_block(s: Situation) -> Conclusion | None:
     """Return the analysis' objection to leaving the step or the bake time now; None if there is none."""
     canary = s.canary
+    fault = find_query_fault(s) if s.is_analysed else None
+    if fault is not None:
+        return Conclusion(Say.HOLD, Reason.INVALID_QUERY, fault)
     began, lasts = canary.step_started_at, s.step.hold
     if canary.baking_since is not None:
         began, lasts = canary.baking_since, s.bake

@@ -14,7 +14,7 @@ from tidegate.domain.gates import (
     next_question,
     shown_url,
 )
-from tidegate.domain.measuring import next_measurement
+from tidegate.domain.measuring import find_query_fault, next_measurement
 from tidegate.domain.permission import find_hold, object_to_windows
 from tidegate.domain.reasons import Reason
 from tidegate.domain.release import ModelState, VersionID
@@ -173,6 +173,7 @@ def _releasing(s: Situation) -> Explanation:
         or _way_back_missing(s)
         or _comparator_missing(s)
         or _share_missing(s)
+        or (_query_refused(s) if s.is_analysed else None)
         or _undecided(s)
         or _waiting_for_gate(s)
         or _held(s)
@@ -236,6 +237,13 @@ def _share_missing(s: Situation) -> Explanation | None:
     return _timed(Reason.ROUTE_NOT_CONFIRMED, message, s)
 
 
+def _query_refused(s: Situation, serving: str = "") -> Explanation | None:
+    fault = find_query_fault(s)
+    if fault is None:
+        return None
+    return Explanation(Reason.INVALID_QUERY, f"{fault}{serving}", DeploymentPhase.DEGRADED, Health.STALLED)
+
+
 def _undecided(s: Situation) -> Explanation | None:
     """Explain a step that stands, but whose evidence does not let it end."""
     conclusion = s.conclusion
@@ -297,6 +305,9 @@ def _not_started(s: Situation) -> Explanation | None:
     if rejection is not None:
         message = f"{name} was taken back: {rejection.message}{serving}; ask for another version, or retry"
         return Explanation(Reason.ROLLED_BACK, message, DeploymentPhase.ROLLED_BACK, Health.STALLED)
+    refused = _query_refused(s, serving) if s.status.rollback is None else None
+    if refused is not None:
+        return refused
     if s.target_state is ModelState.MISSING:
         message = f"there is no ModelVersion {name}{serving}; create it or correct spec.modelVersion"
         return Explanation(Reason.MODEL_VERSION_MISSING, message, is_timed=True, limit=MISSING_GRACE)
@@ -338,6 +349,7 @@ def _serving(s: Situation) -> Explanation:
     return (
         _stable_pods_missing(s, stable)
         or _stable_share_missing(s, stable)
+        or _query_refused(s, f"; {stable} serves")
         or _windows_unreadable(s)
         or _healthy(s, stable)
     )

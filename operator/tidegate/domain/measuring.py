@@ -6,12 +6,13 @@ from datetime import datetime, timedelta
 from tidegate.api.deployment import AnalysisStep, MetricResult, MetricSpec
 from tidegate.domain.analysis import Conclusion, Say, assess_measurement, conclude, record_measurement
 from tidegate.domain.comparison import find_comparison, record_comparison
+from tidegate.domain.promql import find_fault
 from tidegate.domain.reasons import Reason
 from tidegate.domain.release import Query
 from tidegate.domain.shadow import DISAGREEMENT, assess_disagreement
 from tidegate.domain.situation import Situation, identify
 
-__all__ = ["assess_passes", "assess_time", "find_queries", "measure", "next_measurement"]
+__all__ = ["assess_passes", "assess_time", "find_queries", "find_query_fault", "measure", "next_measurement"]
 
 WINDOW_INTERVALS = 10
 
@@ -21,7 +22,21 @@ def find_queries(s: Situation) -> tuple[Query, ...]:
     due = next_measurement(s)
     if due is None or s.now < due:
         return ()
-    return tuple(_query(s, metric) for metric in s.metrics if s.now >= _first_look(s, metric))
+    looked_at = (metric for metric in s.metrics if s.now >= _first_look(s, metric))
+    return tuple(_query(s, metric) for metric in looked_at if not _fault(metric))
+
+
+def find_query_fault(s: Situation) -> str | None:
+    """Return what a person has to correct in the first query that cannot be asked; None while there is none."""
+    for metric in s.spec.analysis.metrics:
+        fault = _fault(metric)
+        if fault is not None:
+            return f"the query of {metric.name} cannot be asked: {fault}; correct analysis.metrics[].query"
+    return None
+
+
+def _fault(metric: MetricSpec) -> str | None:
+    return find_fault(metric.query) if metric.query is not None else None
 
 
 def next_measurement(s: Situation) -> datetime | None:

@@ -21,6 +21,7 @@ from tidegate.domain.budget import (
     is_unknown,
     record_budget,
 )
+from tidegate.domain.measuring import find_query_fault
 from tidegate.domain.reasons import Action, Reason
 from tidegate.domain.release import ModelState, VersionID
 from tidegate.domain.situation import Situation, identify
@@ -55,7 +56,12 @@ class Hold:
 def can_start(s: Situation) -> bool:
     """Tell whether the version that is wanted could be released, were it not held."""
     allowed = s.target_state is ModelState.READY and s.rejection is None
-    return allowed and not s.is_paused and s.experiment is None
+    return allowed and not s.is_paused and s.experiment is None and (_goes_back(s) or find_query_fault(s) is None)
+
+
+def _goes_back(s: Situation) -> bool:
+    """A person's way back has no analysis, and whatever is wrong with that does not stop it."""
+    return s.status.rollback is not None
 
 
 def wanted_release(s: Situation) -> VersionID | None:

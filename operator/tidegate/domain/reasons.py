@@ -92,6 +92,8 @@ class Reason(StrEnum):
     INCONCLUSIVE_LIMIT = "InconclusiveLimit"
     """Too many inconclusive measurements in a row: a person has to decide."""
     METRIC_SOURCE_ERROR = "MetricSourceError"
+    INVALID_QUERY = "InvalidQuery"
+    """The query of a metric is not PromQL that gives one number."""
     TOLERATED_FAILURE = "ToleratedFailure"
     """A failed measurement within the failure limit."""
     ANALYSIS_PASSED = "AnalysisPassed"

@@ -73,6 +73,14 @@ class Window:
         gaps = [later[0] - earlier[0] for each in self.series for earlier, later in pairwise(each.samples)]
         return median(gaps) if gaps else USUAL_GAP
 
+    def tells_before(self, lookback: float) -> bool:
+        """Whether samples from so many seconds before the window on are enough to know what was there before it.
+
+        They have to hold a few scrapes: one may be missed, and other series show that somebody was watching.
+        """
+        is_known = any(len(each.samples) > 1 for each in self.series)
+        return is_known and (MISSED_SCRAPES + 1) * self.gap <= lookback
+
     def of(self, version: str | None, wanted: Callable[[Series], bool] = lambda _: True) -> list[Series]:
         """Return the series of one version; None: of all."""
         mine = (each for each in self.series if version in (None, each.labels.get("tidegate_version")))

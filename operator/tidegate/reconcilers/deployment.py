@@ -133,10 +133,10 @@ class DeploymentReconciler:
         if not queries and not questions:
             return scene
         patience = min(LONGEST_QUERY, deployment.spec.analysis.interval * 0.8)
-        measured, answers = await asyncio.gather(
-            self._metrics.measure(key.namespace, key.name, queries, patience),
-            self._gates.ask(key.namespace, questions, patience),
-        )
+        measuring = self._metrics.measure(key.namespace, key.name, queries, patience)
+        if not questions:
+            return replace(scene, observed=replace(scene.observed, measurements=await measuring))
+        measured, answers = await asyncio.gather(measuring, self._gates.ask(key.namespace, questions, patience))
         return replace(scene, observed=replace(scene.observed, measurements=measured, answers=answers))
 
     async def _measure_budget(self, scene: Scene, now: datetime) -> Scene:
@@ -266,12 +266,13 @@ class DeploymentReconciler:
             await self._objects.apply(manifest)
 
     async def _delete(self, scene: Scene, removal: DeleteWorkload | DeleteComparator) -> None:
+        """Delete the workload last: as long as it is there, the next plan knows that something is left to delete."""
         name = _serving_name(scene, removal.version)
-        kinds: tuple[Kind, ...] = (WORKLOAD, SERVICE, CONFIG_MAP)
+        kinds: tuple[Kind, ...] = (SERVICE, CONFIG_MAP, WORKLOAD)
         if isinstance(removal, DeleteComparator):
             version = removal.version
             name = names.comparator(scene.deployment.metadata.name, version.model_version, version.digest)
-            kinds = (WORKLOAD, SERVICE)
+            kinds = (SERVICE, WORKLOAD)
         for kind in kinds:
             await self._objects.delete(Key(kind, scene.namespace, name))
 

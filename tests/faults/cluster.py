@@ -1,0 +1,501 @@
+"""A cluster in memory, and an operator process in it that may die between any two instructions.
+
+What is made up: the API server (`FakeApi`), the pods, the proxies with their router, Prometheus and the time. What is
+real: the planner, the reconciler with its mapping of errors, the memory (`ObjectCache`), the writes
+(`KubernetesObjects`), who is woken by what (`Wakeups`). There is no event loop: `run_by_hand` resumes the reconcile
+coroutine step by step, so "killed at its n-th await" means exactly that.
+
+Every write is checked the moment it is made, against what each proxy really runs, which is more than the operator can
+know; see `Cluster.check`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from tests.fakes.api import FakeApi
+from tests.fakes.world import FakeClock, FakeEvents, FakeGates, FakeTelemetry
+from tests.runtime.release_world import deployment, model_version
+from tidegate.adapters.cache import ObjectCache
+from tidegate.adapters.connection import path_of
+from tidegate.adapters.kubernetes import KubernetesObjects
+from tidegate.domain.admission import Limits
+from tidegate.domain.manifests.names import COMMAND_ANNOTATION
+from tidegate.domain.manifests.serving import Platform
+from tidegate.domain.release import Measurement, Query
+from tidegate.ports import (
+    DEPLOYMENT,
+    MODEL_VERSION,
+    POD,
+    ROUTE,
+    SERVICE,
+    WATCHED_KINDS,
+    WORKLOAD,
+    Key,
+    Kind,
+    Manifest,
+    Requeue,
+    kind_of,
+)
+from tidegate.reconcilers.deployment import DeploymentReconciler
+from tidegate.reconcilers.pattern import ErrorMapping
+from tidegate.reconcilers.turns import Turns
+from tidegate.wakeups import Wakeups
+
+KEY = Key(DEPLOYMENT, "default", "connect4")
+ROUTE_PATH = path_of(ROUTE, "default", "connect4")
+PATH = path_of(DEPLOYMENT, "default", "connect4")
+READY_AFTER = 2
+"""Seconds until a pod is ready."""
+STEPS = 30
+"""Reconciles in one second after which the operator does not come to rest."""
+VERSIONS = ("1.0.0", "2.0.0", "3.0.0", "4.0.0")
+
+STARTS = frozenset({"StartRelease"})
+ENDS = frozenset({"Promote", "RollBack", "Abort", "Supersede"})
+
+
+class InvariantError(AssertionError):
+    pass
+
+
+class KilledError(Exception):
+    """The process is gone; nothing that was only in its memory is left."""
+
+
+@dataclass
+class Death:
+    """Counts the awaits of the operator, and kills it at one of them."""
+
+    at: int | None = None
+    awaits: int = 0
+    has_come: bool = False
+
+
+def run_by_hand(work: Coroutine[Any, Any, Any], death: Death) -> Any:
+    """Resume a coroutine until it ends, or until death comes at one of its awaits."""
+    while True:
+        try:
+            work.send(None)
+        except StopIteration as end:
+            return end.value
+        death.awaits += 1
+        if death.awaits == death.at:
+            death.has_come = True
+            with contextlib.suppress(asyncio.CancelledError, StopIteration):
+                work.throw(asyncio.CancelledError())
+            work.close()
+            raise KilledError
+
+
+class Journal(FakeApi):
+    """Writes down every change for the watches, after somebody has looked at it."""
+
+    def __init__(self, check: Callable[[Manifest | None, Manifest | None], None]) -> None:
+        super().__init__()
+        self.changes: list[tuple[Kind, Manifest | None, Manifest | None]] = []
+        self._check = check
+
+    @property
+    def version(self) -> str:
+        return str(self._version)
+
+    def put(self, path: str, manifest: Manifest) -> None:
+        """Write as somebody else than the operator."""
+        self._store(path, manifest)
+
+    def remove(self, path: str) -> None:
+        self._delete(path, {})
+
+    def change(self, path: str, change: Callable[[Manifest], object]) -> None:
+        manifest = copy.deepcopy(self.objects[path])
+        change(manifest)
+        self._store(path, manifest)
+
+    def of_kind(self, kind: Kind) -> list[Manifest]:
+        return [each for each in self.objects.values() if kind_of(each) == kind]
+
+    def _store(self, path: str, manifest: Manifest) -> Manifest:
+        before = self.objects.get(path)
+        after = super()._store(path, manifest)
+        if after is not before:
+            self._note(before, after)
+        return after
+
+    def _delete(self, path: str, options: Manifest) -> Manifest | None:
+        before = self.objects.get(path)
+        answer = super()._delete(path, options)
+        if before is not None:
+            self._note(before, None)
+        return answer
+
+    def _note(self, before: Manifest | None, after: Manifest | None) -> None:
+        self._check(before, after)
+        kind = kind_of(after or before or {})
+        if kind in WATCHED_KINDS:
+            self.changes.append((kind, copy.deepcopy(before), copy.deepcopy(after)))
+
+
+@dataclass
+class Proxy:
+    """One Envoy: runs what it acknowledged last."""
+
+    name: str
+    generation: int = 0
+    shares: dict[str, float] = field(default_factory=dict)
+    """By Service."""
+    frozen_until: datetime | None = None
+
+
+@dataclass
+class Prometheus:
+    """Answers what it is told to, by version; without a word about a version, that one is fine."""
+
+    answers: dict[str, Measurement] = field(default_factory=dict)
+    down: bool = False
+
+    async def measure(
+        self, namespace: str, deployment: str, queries: Sequence[Query], patience: timedelta
+    ) -> Mapping[str, Measurement]:
+        await asyncio.sleep(0)
+        answers = {each.metric.name: self._answer(each) for each in queries}
+        await asyncio.sleep(0)
+        return answers
+
+    def _answer(self, query: Query) -> Measurement:
+        if self.down:
+            return Measurement(error="connection refused")
+        return self.answers.get(query.version.model_version, Measurement(0.01, samples=500))
+
+
+class Operator:
+    """One process: its memory is filled by a complete list when it starts, and by watches afterwards."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._cache = ObjectCache()
+        objects = KubernetesObjects(cluster.api, self._cache, cluster.clock)  # type: ignore[arg-type]
+        telling = (cluster.events, cluster.telemetry, cluster.clock)
+        asked = (cluster.prometheus, FakeGates())
+        turns = Turns(Limits(), lambda _: None)
+        inner = DeploymentReconciler(objects, objects, *asked, *telling, Platform("agent:1", "triton:1"), turns)
+        self._reconciler = ErrorMapping(inner, objects, cluster.events, cluster.clock)
+        self._cache.subscribe(objects.forget)
+        self._cache.subscribe(Wakeups(self._wake).notice)
+        self._read = 0
+        self._deaf_until: datetime | None = None
+        self._is_busy = False
+        self._due: datetime | None = None
+        self.is_woken = True
+        self.list_again()
+
+    def get(self, key: Key) -> Manifest | None:
+        """Return what this process knows of an object."""
+        return self._cache.get(key)
+
+    def list_again(self) -> None:
+        """Read everything anew, as at the start and after a watch was lost."""
+        for kind in WATCHED_KINDS:
+            self._cache.replace(kind, None, copy.deepcopy(self._cluster.api.of_kind(kind)), self._cluster.api.version)
+        self._read = len(self._cluster.api.changes)
+
+    def lose_watches(self, until: datetime) -> None:
+        self._deaf_until = until
+
+    def hear(self, limit: int | None = None) -> None:
+        """Take in what the watches say; `limit`: only so many changes."""
+        if self._deaf_until is not None:
+            if self._cluster.clock.now() < self._deaf_until:
+                return
+            self._deaf_until = None
+            self.list_again()
+        heard = self._cluster.api.changes[self._read :][:limit]
+        self._read += len(heard)
+        for _, before, after in heard:
+            if after is not None:
+                self._cache.put(copy.deepcopy(after))
+            elif before is not None:
+                self._cache.remove(before)
+
+    @property
+    def is_awake(self) -> bool:
+        return self.is_woken or (self._due is not None and self._cluster.clock.now() >= self._due)
+
+    @property
+    def is_settled(self) -> bool:
+        return not self.is_woken and self._due is None
+
+    def work(self, death: Death) -> None:
+        """Reconcile once, as the queue would: an error is tried again a second later."""
+        self.is_woken, self._due, self._is_busy = False, None, True
+        now = self._cluster.clock.now()
+        try:
+            requeue: Requeue | None = run_by_hand(self._reconciler.reconcile(KEY), death)
+        except KilledError:
+            raise
+        except InvariantError:
+            raise
+        except Exception as error:
+            self._cluster.errors.append(error)
+            requeue = Requeue(timedelta(seconds=1))
+        finally:
+            self._is_busy = False
+        self._due = now + requeue.after if requeue is not None else None
+
+    def _wake(self, key: Key) -> None:
+        if key == KEY and not self._is_busy:
+            self.is_woken = True
+
+
+class Cluster:
+    """Everything that survives the operator."""
+
+    def __init__(self, **spec: Any) -> None:
+        self.clock = FakeClock()
+        self.api = Journal(self.check)
+        self.events = FakeEvents()
+        self.telemetry = FakeTelemetry()
+        self.prometheus = Prometheus()
+        self.proxies = [Proxy("envoy-a"), Proxy("envoy-b")]
+        self.confirmed: tuple[int, dict[str, float]] = (0, {})
+        """Generation of the Route that every proxy runs, and its shares by ModelVersion."""
+        self.pods: dict[str, list[float]] = {}
+        """Ages of the pods, by workload."""
+        self.broken: set[str] = set()
+        """ModelVersions whose pods never become ready."""
+        self.told: list[Mapping[str, Any]] = []
+        """Every decision that was recorded, oldest first."""
+        self.commands: list[str] = []
+        """Ids of the commands that were consumed."""
+        self.errors: list[Exception] = []
+        self.death = Death()
+        for version in VERSIONS:
+            self.api.put(path_of(MODEL_VERSION, "default", f"connect4-{version}"), model_version(version))
+        self.api.put(PATH, deployment(**spec))
+        self.operator = Operator(self)
+
+    # What people do
+
+    def release(self, version: str) -> None:
+        self.change(modelVersion=f"connect4-{version}")
+
+    def change(self, **fields: Any) -> None:
+        self.api.change(PATH, lambda each: each["spec"].update(fields))
+
+    def command(self, name: str, identity: str) -> None:
+        text = f'{{"id": "{identity}", "command": "{name}", "by": "ada"}}'
+        self.api.change(PATH, lambda each: each["metadata"].update(annotations={COMMAND_ANNOTATION: text}))
+
+    def kill_operator(self) -> None:
+        self.operator = Operator(self)
+
+    # What the cluster does
+
+    def kill_pods(self, version: str) -> None:
+        for live in self.api.of_kind(WORKLOAD):
+            if version_of(live) == f"connect4-{version}":
+                self.pods[live["metadata"]["name"]] = []
+
+    def run_kubelet(self) -> None:
+        self._run_pods()
+        for live in self.api.of_kind(WORKLOAD):
+            name, replicas = live["metadata"]["name"], live["spec"]["replicas"]
+            ages = sorted(self.pods.get(name, []), reverse=True)[:replicas]
+            self.pods[name] = ages + [0.0] * (replicas - len(ages))
+            ready = sum(age >= READY_AFTER for age in self.pods[name])
+            status = {
+                "observedGeneration": live["metadata"]["generation"],
+                "replicas": replicas,
+                "updatedReplicas": replicas,
+                "readyReplicas": ready,
+            }
+            self.api.change(path_of(WORKLOAD, "default", name), lambda each, s=status: each.update(status=s))  # type: ignore[misc]
+
+    def _run_pods(self) -> None:
+        """One Pod stands for all of a workload: it comes and goes, and the operator hears of it."""
+        templates = {each["metadata"]["name"]: each["spec"]["template"] for each in self.api.of_kind(WORKLOAD)}
+        there = {each["metadata"]["name"] for each in self.api.of_kind(POD)}
+        for name in sorted(templates.keys() - there):
+            metadata = templates[name]["metadata"] | {"name": name, "namespace": "default"}
+            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": {"phase": "Running"}}
+            self.api.put(path_of(POD, "default", name), pod)
+        for name in sorted(there - templates.keys()):
+            self.api.remove(path_of(POD, "default", name))
+
+    def run_router(self) -> None:
+        """Let the proxies that answer run the Route, and write down what all of them run."""
+        route = self.api.objects.get(ROUTE_PATH)
+        if route is None:
+            return
+        generation = route["metadata"]["generation"]
+        for proxy in self.proxies:
+            if proxy.frozen_until is None or self.clock.now() >= proxy.frozen_until:
+                proxy.frozen_until, proxy.generation = None, generation
+                proxy.shares = {each["service"]: each["percent"] for each in route["spec"]["backends"]}
+        missing = [each.name for each in self.proxies if each.generation != generation]
+        if not missing:
+            self.confirmed = generation, {each["modelVersion"]: each["percent"] for each in route["spec"]["backends"]}
+        self.api.change(ROUTE_PATH, lambda each: each.update(status=self._route_status(generation, missing)))
+
+    def _route_status(self, generation: int, missing: Sequence[str]) -> dict[str, Any]:
+        ready = {
+            "type": "Ready",
+            "status": "False" if missing else "True",
+            "reason": "Waiting" if missing else "Confirmed",
+            "message": "waits for proxies" if missing else "",
+            "lastTransitionTime": "2026-01-01T00:00:00.000000Z",
+        }
+        return {
+            "observedGeneration": generation,
+            "weights": [{"modelVersion": name, "percent": share} for name, share in self.confirmed[1].items()],
+            "conditions": [ready],
+            "proxies": {"connected": 2, "acknowledged": 2 - len(missing), "missing": list(missing)},
+        }
+
+    def pass_time(self) -> None:
+        self.clock.advance(seconds=1)
+        broken = {each["metadata"]["name"] for each in self.api.of_kind(WORKLOAD) if version_of(each) in self.broken}
+        self.pods = {name: [age + (name not in broken) for age in ages] for name, ages in self.pods.items()}
+
+    def work(self) -> None:
+        """Reconcile once; if that kills the operator, another one starts over the objects that are there."""
+        try:
+            self.operator.work(self.death)
+        except KilledError:
+            self.kill_operator()
+
+    def run(self, seconds: int, until: Callable[[Cluster], bool] = lambda _: False) -> bool:
+        """Let everybody do their part until `until` is so; each second, until nobody has anything left to do."""
+        for _ in range(seconds):
+            self.pass_time()
+            for _ in range(STEPS):
+                self.run_kubelet()
+                self.run_router()
+                self.operator.hear()
+                if not self.operator.is_awake:
+                    break
+                self.work()
+            else:
+                raise InvariantError(f"the operator does not come to rest: {self.status.get('message')}")
+            if until(self):
+                return True
+        return False
+
+    # What is looked at
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return self.api.objects[PATH].get("status") or {}
+
+    @property
+    def serving(self) -> list[str]:
+        return sorted(version_of(each) for each in self.api.of_kind(WORKLOAD))
+
+    @property
+    def narration(self) -> list[str]:
+        """Every decision in words, without its time."""
+        return [
+            " ".join(str(each.get(part, "")) for part in ("action", "modelVersion", "from", "to", "reason", "message"))
+            for each in self.told
+        ]
+
+    def ready(self, service: str) -> int:
+        """Return how many pods the operator that writes knows to be ready."""
+        live = self.operator.get(Key(WORKLOAD, "default", service))
+        return int(((live or {}).get("status") or {}).get("readyReplicas", 0))
+
+    # Invariants
+
+    def check(self, before: Manifest | None, after: Manifest | None) -> None:
+        """Look at one write of anybody."""
+        kind = kind_of(after or before or {})
+        if kind == ROUTE and after is not None:
+            self._check_shares(_shares(before), _shares(after))
+        if kind in (WORKLOAD, SERVICE) and after is None and before is not None:
+            self._check_removal(before["metadata"]["name"])
+        if kind == WORKLOAD and before is not None and after is not None:
+            self._check_scale(before, after)
+        if kind == DEPLOYMENT and after is not None:
+            self._check_record((before or {}).get("status") or {}, after.get("status") or {})
+
+    def _check_shares(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
+        if abs(sum(after.values()) - 100) > 1e-6 or any(not 0 <= share <= 100 for share in after.values()):
+            raise InvariantError(f"the shares {after} do not sum to 100")
+        for service, share in after.items():
+            if share > before.get(service, 0) and self.ready(service) == 0:
+                raise InvariantError(f"{service} gets {share} % and has no ready pod")
+
+    def _check_removal(self, name: str) -> None:
+        for proxy in self.proxies:
+            if proxy.shares.get(name, 0) > 0:
+                raise InvariantError(f"{name} is removed, and {proxy.name} sends it {proxy.shares[name]} %")
+
+    def _check_scale(self, before: Manifest, after: Manifest) -> None:
+        wanted, replicas = (
+            self.api.objects[PATH]["spec"].get("serving", {}).get("replicas", 1),
+            after["spec"]["replicas"],
+        )
+        if replicas >= before["spec"]["replicas"] or wanted < before["spec"]["replicas"]:
+            return
+        name = after["metadata"]["name"]
+        needed = max(each.shares.get(name, 0) for each in self.proxies) * wanted / 100
+        if replicas < needed:
+            raise InvariantError(f"{name} is scaled to {replicas} and serves the share of {needed} pods")
+
+    def _check_record(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        told = _news(before.get("decisions") or (), after.get("decisions") or ())
+        self.told += told
+        last = (after.get("lastCommand") or {}).get("id")
+        if last is not None and last != (before.get("lastCommand") or {}).get("id"):
+            if last in self.commands:
+                raise InvariantError(f"command {last} is consumed twice")
+            self.commands.append(last)
+        if any(each["action"] == "Promote" for each in told):
+            self._check_promotion(after["stable"]["modelVersion"])
+
+    def _check_promotion(self, version: str) -> None:
+        services = {each["metadata"]["name"]: version_of(each) for each in self.api.of_kind(WORKLOAD)}
+        for proxy in self.proxies:
+            runs = sum(share for service, share in proxy.shares.items() if services.get(service) == version)
+            if runs != 100:
+                raise InvariantError(f"{version} is promoted, and {proxy.name} gives it {runs} %")
+
+    def check_narration(self) -> None:
+        """Every release begins and ends once, and nothing is told more often than it is recorded."""
+        open_version = None
+        for each in self.told:
+            if each["action"] in STARTS:
+                if open_version is not None:
+                    raise InvariantError(f"{each['modelVersion']} starts while {open_version} is released")
+                open_version = each["modelVersion"]
+            if each["action"] in ENDS:
+                if open_version != each["modelVersion"]:
+                    raise InvariantError(f"{each['action']} of {each['modelVersion']}, and {open_version} is released")
+                open_version = None
+        recorded = sorted((each["action"], each["reason"]) for each in self.told)
+        for kind, action, reason in self.telemetry.decisions:
+            if kind != "Deployment" or (action, reason) not in recorded:
+                raise InvariantError(f"{action} {reason} is told more often than it is recorded")
+            recorded.remove((action, reason))
+
+
+def version_of(workload: Manifest) -> str:
+    return str(workload["metadata"]["annotations"]["tidegate.dev/model-version"])
+
+
+def _shares(route: Manifest | None) -> dict[str, float]:
+    return {each["service"]: each["percent"] for each in route["spec"]["backends"]} if route else {}
+
+
+def _news(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the decisions that are not there before, oldest first; both are newest first and bounded."""
+    count = next(
+        (n for n in range(len(after)) if not before or list(after[n:]) == list(before[: len(after) - n])), len(after)
+    )
+    return list(reversed(after if not before else after[:count]))
