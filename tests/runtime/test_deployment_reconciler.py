@@ -1,5 +1,6 @@
 """Deployment, reconciled in a small world: releases, faults between any two requests, restarts, bad input."""
 
+import contextlib
 import itertools
 from typing import Any
 
@@ -293,6 +294,25 @@ async def test_nothing_of_a_removed_version_is_left_by_an_operator_that_dies_in_
     assert next(calls) > number
     gone = names.serving("connect4", "connect4-1.0.0", "1" * 64)
     assert [key for key in made.objects if key.name == gone] == []
+
+
+async def test_nothing_is_left_of_a_version_that_never_got_its_pods() -> None:
+    """Scenario rule 11: its Service is made, the rest is not, and then the spec asks for another version."""
+    made = world(**QUICK)
+    await made.settle(3)
+    never = names.serving("connect4", "connect4-2.0.0", "2" * 64)
+    refusal = Unavailable("InternalError", "no")
+    made.objects.fault = lambda _, key: refusal if key == Key(WORKLOAD, "default", never) else None
+    made.release("2.0.0")
+    with contextlib.suppress(AssertionError):  # it does not come to rest
+        await made.settle(0)
+    assert [key.kind for key in made.objects if key.name == never] == [CONFIG_MAP, SERVICE]
+    made.objects.fault = None
+    made.say("3.0.0", "errorRate", GOOD)
+    made.release("3.0.0")
+    await made.settle(30)
+    assert made.status["phase"] == "Healthy"
+    assert [key for key in made.objects if key.name == never] == []
 
 
 async def test_deletion_ends_the_series_and_asks_for_nothing() -> None:

@@ -28,6 +28,7 @@ from tidegate.ports import (
     Creation,
     Events,
     Key,
+    Kind,
     Manifest,
     MetricSource,
     Objects,
@@ -40,6 +41,7 @@ from tidegate.reconcilers.observation import (
     known_versions,
     make_served,
     model_state,
+    read_remains,
     read_route,
     read_workload,
     version_of,
@@ -107,7 +109,7 @@ class DeploymentReconciler:
 
     def _gather(self, deployment: Deployment, manifest: Manifest) -> Scene:
         namespace, name = deployment.metadata.namespace, deployment.metadata.name
-        lives = self._workloads(namespace, name)
+        lives = self._children(WORKLOAD, namespace, name)
         known = known_versions(deployment.status, lives)
         command = parse_command(deployment.metadata.annotations.get(names.COMMAND_ANNOTATION))
         former = former_versions(deployment.status, command)
@@ -145,9 +147,9 @@ class DeploymentReconciler:
 
         return find_experiment(name, tests, digest_of) if tests else None
 
-    def _workloads(self, namespace: str, name: str) -> list[Manifest]:
+    def _children(self, kind: Kind, namespace: str, name: str) -> list[Manifest]:
         labels = names.child_labels("serving", {names.DEPLOYMENT_LABEL: name})
-        return list(self._objects.list(WORKLOAD, namespace, labels))
+        return list(self._objects.list(kind, namespace, labels))
 
     def _models(self, namespace: str, wanted: Iterable[str]) -> dict[str, ModelVersion]:
         found = ((name, self._objects.get(Key(MODEL_VERSION, namespace, name))) for name in sorted(set(wanted)))
@@ -156,7 +158,8 @@ class DeploymentReconciler:
     def _read_workloads(
         self, deployment: Deployment, models: Mapping[str, ModelVersion], lives: Iterable[Manifest]
     ) -> dict[VersionID, Workload]:
-        workloads = {}
+        services = self._children(SERVICE, deployment.metadata.namespace, deployment.metadata.name)
+        workloads = {version: read_remains(version) for each in services if (version := version_of(each))}
         for live in lives:
             version = version_of(live)
             if version is None:
@@ -194,13 +197,13 @@ class DeploymentReconciler:
                 await self._objects.apply(scale, field_manager=SCALE_MANAGER)
             return
         built = build_serving(served, self._platform, intent.replicas)
-        for manifest in (built.config_map, built.service, built.workload):
+        for manifest in (built.service, built.config_map, built.workload):
             await self._objects.apply(manifest)
 
     async def _delete_workload(self, scene: Scene, version: VersionID) -> None:
-        """Delete the workload last: as long as it is there, the next plan knows that something is left to delete."""
+        """The Service, which came first, goes last: while it is there, the next plan knows that something is left."""
         name = _serving_name(scene, version)
-        for kind in (SERVICE, CONFIG_MAP, WORKLOAD):
+        for kind in (WORKLOAD, CONFIG_MAP, SERVICE):
             await self._objects.delete(Key(kind, scene.namespace, name))
 
     async def _mend(self, scene: Scene, leaving: set[VersionID]) -> None:

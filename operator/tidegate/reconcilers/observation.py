@@ -38,6 +38,7 @@ __all__ = [
     "known_versions",
     "make_served",
     "model_state",
+    "read_remains",
     "read_route",
     "read_workload",
     "version_of",
@@ -89,9 +90,9 @@ def model_state(models: Mapping[str, ModelVersion], version: VersionID) -> Model
     return ModelState.from_phase(model.status.phase if model and is_there else None)
 
 
-def version_of(workload: Mapping[str, Any]) -> VersionID | None:
-    """Return which version a workload serves, from its annotations."""
-    annotations = workload["metadata"].get("annotations") or {}
+def version_of(child: Mapping[str, Any]) -> VersionID | None:
+    """Return which version a workload or a Service serves, from its annotations."""
+    annotations = child["metadata"].get("annotations") or {}
     name, digest = annotations.get(MODEL_VERSION_ANNOTATION), annotations.get(DIGEST_ANNOTATION)
     return VersionID(name, digest) if name and digest else None
 
@@ -136,6 +137,11 @@ def read_workload(
         problem=final.message if final else _find_problem(live, pods) if ready < replicas else None,
         fatal_at=final.at if final else None,
     )
+
+
+def read_remains(version: VersionID) -> Workload:
+    """Return what a version's Service alone tells: the workload is not made yet, or gone already; no pods."""
+    return Workload(version, replicas=0, ready=0, current=False, rolled_out=False)
 
 
 def _find_problem(live: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> str | None:
