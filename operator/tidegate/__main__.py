@@ -160,7 +160,7 @@ class Operator:
             DEPLOYMENT: DeploymentReconciler(objects, objects, self._metrics, events, telemetry, clock, platform),
             ABTEST: ABTestReconciler(objects, self._metrics, events, telemetry, clock),
         }
-        return {kind: ErrorMapping(each, objects, events, clock) for kind, each in reconcilers.items()}
+        return {kind: ErrorMapping(each, objects, objects, events, clock) for kind, each in reconcilers.items()}
 
     async def _close(self) -> None:
         await self._metrics.close()

@@ -65,7 +65,7 @@ class ReleaseWorld:
             self.clock,
             Platform("agent:1", "triton:1"),
         )
-        self.reconciler = ErrorMapping(inner, self.objects, self.events, self.clock)
+        self.reconciler = ErrorMapping(inner, self.objects, self.objects, self.events, self.clock)
         return self.reconciler
 
     async def reconcile(self) -> Requeue | None:
