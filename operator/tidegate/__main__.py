@@ -171,7 +171,7 @@ class Operator:
             ),
             ABTEST: ABTestReconciler(objects, self._metrics, events, telemetry, clock),
         }
-        return {kind: ErrorMapping(each, objects, events, clock) for kind, each in reconcilers.items()}
+        return {kind: ErrorMapping(each, objects, objects, events, clock) for kind, each in reconcilers.items()}
 
     async def _close(self) -> None:
         await self._metrics.close()

@@ -37,6 +37,7 @@ __all__ = [
     "Requeue",
     "Telemetry",
     "TokenReviews",
+    "Unanswered",
     "is_child",
     "kind_of",
 ]
@@ -142,6 +143,18 @@ class Objects(Protocol):
 
         Raises:
             Conflict: The object changed since it was observed.
+        """
+        ...
+
+
+class Unanswered(Protocol):
+    """Writes that got no answer: nobody knows whether they were carried out."""
+
+    async def read_again(self) -> None:
+        """Read the objects of such writes into the cache; no request is made when there are none.
+
+        Raises:
+            Unavailable: The API server does not tell.
         """
         ...
 

@@ -228,6 +228,9 @@ class FakeObjects:
             "patch_status", key, self.change(key, lambda manifest: manifest.update(status=dict(status)))
         )
 
+    async def read_again(self) -> None:
+        """Nothing is cached here: every read is fresh."""
+
     def _request(self, verb: str, key: Key) -> None:
         self.requests.append((verb, key))
         error = self.fault(verb, key) if self.fault else None

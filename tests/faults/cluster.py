@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -61,6 +61,10 @@ STARTS = frozenset({"StartRelease"})
 ENDS = frozenset({"Promote", "RollBack", "Abort", "Supersede"})
 
 
+Change = tuple[Kind, Manifest | None, Manifest | None]
+"""Kind, the object before and the object after; None stands for absent."""
+
+
 class InvariantError(AssertionError):
     pass
 
@@ -95,12 +99,11 @@ def run_by_hand(work: Coroutine[Any, Any, Any], death: Death) -> Any:
 
 
 class Journal(FakeApi):
-    """Writes down every change for the watches, after somebody has looked at it."""
+    """Shows every change to somebody."""
 
-    def __init__(self, check: Callable[[Manifest | None, Manifest | None], None]) -> None:
+    def __init__(self, look: Callable[[Change], None]) -> None:
         super().__init__()
-        self.changes: list[tuple[Kind, Manifest | None, Manifest | None]] = []
-        self._check = check
+        self._look = look
 
     @property
     def version(self) -> str:
@@ -136,10 +139,7 @@ class Journal(FakeApi):
         return answer
 
     def _note(self, before: Manifest | None, after: Manifest | None) -> None:
-        self._check(before, after)
-        kind = kind_of(after or before or {})
-        if kind in WATCHED_KINDS:
-            self.changes.append((kind, copy.deepcopy(before), copy.deepcopy(after)))
+        self._look((kind_of(after or before or {}), copy.deepcopy(before), copy.deepcopy(after)))
 
 
 @dataclass
@@ -185,11 +185,13 @@ class Operator:
         asked = (cluster.prometheus, FakeGates())
         turns = Turns(Limits(), lambda _: None)
         inner = DeploymentReconciler(objects, objects, *asked, *telling, Platform("agent:1", "triton:1"), turns)
-        self._reconciler = ErrorMapping(inner, objects, cluster.events, cluster.clock)
+        self._reconciler = ErrorMapping(inner, objects, objects, cluster.events, cluster.clock)
         self._cache.subscribe(objects.forget)
         self._cache.subscribe(Wakeups(self._wake).notice)
-        self._read = 0
-        self._deaf_until: datetime | None = None
+        self._news: list[Change] = []
+        """What the watches have to say."""
+        self._deaf: dict[Kind, datetime] = {}
+        """Kinds whose watch is silent, and until when."""
         self._is_busy = False
         self._due: datetime | None = None
         self.is_woken = True
@@ -199,24 +201,27 @@ class Operator:
         """Return what this process knows of an object."""
         return self._cache.get(key)
 
-    def list_again(self) -> None:
+    def list_again(self, kinds: Iterable[Kind] = WATCHED_KINDS) -> None:
         """Read everything anew, as at the start and after a watch was lost."""
-        for kind in WATCHED_KINDS:
-            self._cache.replace(kind, None, copy.deepcopy(self._cluster.api.of_kind(kind)), self._cluster.api.version)
-        self._read = len(self._cluster.api.changes)
+        for kind in kinds:
+            self._news = [each for each in self._news if each[0] != kind]
+            found = copy.deepcopy(self._cluster.api.of_kind(kind))
+            self._cache.replace(kind, None, found, self._cluster.api.version)
 
-    def lose_watches(self, until: datetime) -> None:
-        self._deaf_until = until
+    def lose_watch(self, kind: Kind, until: datetime) -> None:
+        self._deaf[kind] = until
+
+    def notice(self, change: Change) -> None:
+        if change[0] in WATCHED_KINDS and change[0] not in self._deaf:
+            self._news.append(change)
 
     def hear(self, limit: int | None = None) -> None:
         """Take in what the watches say; `limit`: only so many changes."""
-        if self._deaf_until is not None:
-            if self._cluster.clock.now() < self._deaf_until:
-                return
-            self._deaf_until = None
-            self.list_again()
-        heard = self._cluster.api.changes[self._read :][:limit]
-        self._read += len(heard)
+        for kind, until in list(self._deaf.items()):
+            if self._cluster.clock.now() >= until:
+                del self._deaf[kind]
+                self.list_again([kind])
+        heard, self._news = self._news[:limit], self._news[len(self._news[:limit]) :]
         for _, before, after in heard:
             if after is not None:
                 self._cache.put(copy.deepcopy(after))
@@ -229,7 +234,8 @@ class Operator:
 
     @property
     def is_settled(self) -> bool:
-        return not self.is_woken and self._due is None
+        """Nothing is left to do, nothing is due, and every change was heard of."""
+        return not (self._deaf or self._news or self.is_woken or self._due)
 
     def work(self, death: Death) -> None:
         """Reconcile once, as the queue would: an error is tried again a second later."""
@@ -258,7 +264,7 @@ class Cluster:
 
     def __init__(self, **spec: Any) -> None:
         self.clock = FakeClock()
-        self.api = Journal(self.check)
+        self.api = Journal(self.notice)
         self.events = FakeEvents()
         self.telemetry = FakeTelemetry()
         self.prometheus = Prometheus()
@@ -275,6 +281,8 @@ class Cluster:
         """Ids of the commands that were consumed."""
         self.errors: list[Exception] = []
         self.death = Death()
+        self.deaths = 0
+        self.operator: Operator = None  # type: ignore[assignment]
         for version in VERSIONS:
             self.api.put(path_of(MODEL_VERSION, "default", f"connect4-{version}"), model_version(version))
         self.api.put(PATH, deployment(**spec))
@@ -293,6 +301,7 @@ class Cluster:
         self.api.change(PATH, lambda each: each["metadata"].update(annotations={COMMAND_ANNOTATION: text}))
 
     def kill_operator(self) -> None:
+        self.deaths += 1
         self.operator = Operator(self)
 
     # What the cluster does
@@ -412,9 +421,14 @@ class Cluster:
 
     # Invariants
 
-    def check(self, before: Manifest | None, after: Manifest | None) -> None:
-        """Look at one write of anybody."""
-        kind = kind_of(after or before or {})
+    def notice(self, change: Change) -> None:
+        """Look at one write of anybody, before the watches tell of it."""
+        if self.operator is not None:
+            self.check(*change)
+            self.operator.notice(change)
+
+    def check(self, kind: Kind, before: Manifest | None, after: Manifest | None) -> None:
+        """Compare one write with what the proxies run."""
         if kind == ROUTE and after is not None:
             self._check_shares(_shares(before), _shares(after))
         if kind in (WORKLOAD, SERVICE) and after is None and before is not None:
@@ -494,8 +508,12 @@ def _shares(route: Manifest | None) -> dict[str, float]:
 
 
 def _news(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the decisions that are not there before, oldest first; both are newest first and bounded."""
-    count = next(
-        (n for n in range(len(after)) if not before or list(after[n:]) == list(before[: len(after) - n])), len(after)
-    )
-    return list(reversed(after if not before else after[:count]))
+    """Return the decisions that are not there before, oldest first; both are newest first and bounded.
+
+    The tick of a ramp takes the place of the one before.
+    """
+    for count in range(len(after) + 1):
+        for replaced in (0, 1) if count else (0,):
+            if list(after[count:]) == list(before[replaced : replaced + len(after) - count]):
+                return list(reversed(after[:count]))
+    raise InvariantError("decisions of before are changed")

@@ -71,7 +71,7 @@ class ReleaseWorld:
             Platform("agent:1", "triton:1"),
             Turns(Limits(), lambda _: None),
         )
-        self.reconciler = ErrorMapping(inner, self.objects, self.events, self.clock)
+        self.reconciler = ErrorMapping(inner, self.objects, self.objects, self.events, self.clock)
         return self.reconciler
 
     async def reconcile(self) -> Requeue | None:

@@ -40,7 +40,7 @@ class World(ReleaseWorld):
     def __init__(self, *manifests: dict[str, Any]) -> None:
         super().__init__(model_version("1.0.0"), model_version("2.0.0"), deployment(), *manifests)
         inner = ABTestReconciler(self.objects, self.metrics, self.events, self.telemetry, self.clock)
-        self.tests = ErrorMapping(inner, self.objects, self.events, self.clock)
+        self.tests = ErrorMapping(inner, self.objects, self.objects, self.events, self.clock)
 
     async def run(self, seconds: int) -> Requeue | None:
         for _ in range(seconds):

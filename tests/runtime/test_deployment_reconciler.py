@@ -1,5 +1,6 @@
 """Deployment, reconciled in a small world: releases, faults between any two requests, restarts, bad input."""
 
+import contextlib
 import itertools
 import json
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from tidegate.domain.manifests import names
 from tidegate.domain.manifests.serving import MODEL_VERSION_ANNOTATION, SERVING_LABEL
 from tidegate.domain.release import Measurement
 from tidegate.errors import Conflict, Refused, Unavailable
-from tidegate.ports import ABTEST, CONFIG_MAP, MODEL_VERSION, POD, SERVICE, WORKLOAD, Key
+from tidegate.ports import ABTEST, CONFIG_MAP, MODEL_VERSION, POD, SERVICE, WORKLOAD, Key, Kind
 
 CANARY = {"strategy": {"type": "Canary", "canary": CANARY_STEPS}}
 WATCHED = CANARY | {"analysis": {"interval": "2s", "metrics": [{"name": "errorRate", "max": 0.05}]}}
@@ -98,6 +99,23 @@ async def test_a_shadowed_version_that_disagrees_never_gets_a_user() -> None:
     assert not made.objects.list(WORKLOAD, "default", COMPARATOR)
     rejected = made.status["rejected"][0]
     assert "disagreement = 0.3 of 4000 answers (95 % interval" in rejected["message"]
+
+
+@pytest.mark.parametrize("kind", [SERVICE, WORKLOAD])
+async def test_what_is_left_of_a_comparator_is_made_whole_or_removed(kind: Kind) -> None:
+    """Half of it, as a death between two writes leaves it: mended while it is needed, removed when it is not."""
+    made = world(**SHADOWED)
+    await made.settle(3)
+    made.release("2.0.0")
+    await made.settle(5)
+    (half,) = made.objects.list(kind, "default", COMPARATOR)
+    made.objects.remove(Key(kind, "default", half["metadata"]["name"]))
+    await made.settle(5)
+    assert [len(made.objects.list(each, "default", COMPARATOR)) for each in (SERVICE, WORKLOAD)] == [1, 1]
+    made.release("1.0.0")
+    made.objects.remove(Key(kind, "default", half["metadata"]["name"]))
+    await made.settle(20)
+    assert [len(made.objects.list(each, "default", COMPARATOR)) for each in (SERVICE, WORKLOAD)] == [0, 0]
 
 
 async def test_a_comparator_that_does_not_start_is_said_and_no_version_is_blamed() -> None:
@@ -405,6 +423,25 @@ async def test_nothing_of_a_removed_version_is_left_by_an_operator_that_dies_in_
     assert next(calls) > number
     gone = names.serving("connect4", "connect4-1.0.0", "1" * 64)
     assert [key for key in made.objects if key.name == gone] == []
+
+
+async def test_nothing_is_left_of_a_version_that_never_got_its_pods() -> None:
+    """Scenario rule 11: its Service is made, the rest is not, and then the spec asks for another version."""
+    made = world(**QUICK)
+    await made.settle(3)
+    never = names.serving("connect4", "connect4-2.0.0", "2" * 64)
+    refusal = Unavailable("InternalError", "no")
+    made.objects.fault = lambda _, key: refusal if key == Key(WORKLOAD, "default", never) else None
+    made.release("2.0.0")
+    with contextlib.suppress(AssertionError):  # it does not come to rest
+        await made.settle(0)
+    assert [key.kind for key in made.objects if key.name == never] == [CONFIG_MAP, SERVICE]
+    made.objects.fault = None
+    made.say("3.0.0", "errorRate", GOOD)
+    made.release("3.0.0")
+    await made.settle(30)
+    assert made.status["phase"] == "Healthy"
+    assert [key for key in made.objects if key.name == never] == []
 
 
 async def test_deletion_ends_the_series_and_asks_for_nothing() -> None:

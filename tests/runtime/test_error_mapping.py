@@ -24,7 +24,7 @@ class World:
         self.events = FakeEvents()
         self.clock = FakeClock()
         self.outcome: Callable[[], Requeue | None] = lambda: None
-        self.mapping = ErrorMapping(self, self.objects, self.events, self.clock)
+        self.mapping = ErrorMapping(self, self.objects, self.objects, self.events, self.clock)
 
     async def reconcile(self, key: Key) -> Requeue | None:
         return self.outcome()

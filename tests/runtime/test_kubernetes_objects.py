@@ -281,3 +281,29 @@ async def test_tokens_lead_to_pods(status: dict[str, Any], identity: PodIdentity
 )
 def test_merge_patch(old: dict[str, Any], new: dict[str, Any], patch: dict[str, Any]) -> None:
     assert merge_patch(old, new) == patch
+
+
+async def test_what_became_of_a_write_without_an_answer_is_read_before_the_next_look(world: World) -> None:
+    """The watch may be silent for as long."""
+    await world.objects.apply(workload())
+    for lost in (world.objects.apply(workload(paused=True)), world.objects.delete(KEY)):
+        world.api.lose_answer = unavailable
+        with pytest.raises(Unavailable):
+            await lost
+        assert world.objects.get(KEY) is not None
+        with pytest.raises(Unavailable):
+            await world.objects.read_again()
+        world.api.lose_answer = None
+        await world.objects.read_again()
+        assert world.objects.get(KEY) == world.api.objects.get(PATH)
+    assert world.objects.get(KEY) is None
+
+
+async def test_nothing_is_read_again_where_every_write_was_answered(world: World) -> None:
+    await world.objects.apply(workload())
+    world.api.fault = lambda *_: Conflict("Conflict", "newer")
+    with pytest.raises(Conflict):
+        await world.objects.apply(workload(paused=True))
+    sent = len(world.api.requests)
+    await world.objects.read_again()
+    assert len(world.api.requests) == sent

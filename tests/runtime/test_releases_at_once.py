@@ -114,7 +114,7 @@ class Process:
         inner = DeploymentReconciler(
             cluster, cluster, self.metrics, FakeGates(), self.events, FakeTelemetry(), clock, platform, self.turns
         )
-        self.reconciler = ErrorMapping(inner, cluster, self.events, clock)
+        self.reconciler = ErrorMapping(inner, cluster, cluster, self.events, clock)
         cluster.listeners = [self.turns.notice]
         for key in cluster:
             self.turns.notice(key.kind, None, cluster.get(key))

@@ -1,8 +1,9 @@
 """The Kubernetes objects: reads from the cache, writes to the API server and at once into the cache."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -31,7 +32,7 @@ class Applied:
 
 
 class KubernetesObjects:
-    """The ports `Objects` and `Creation` on a real API server."""
+    """The ports `Objects`, `Creation` and `Unanswered` on a real API server."""
 
     def __init__(self, api: ApiConnection, cache: ObjectCache, clock: Clock) -> None:
         """Use this connection and this cache."""
@@ -39,6 +40,7 @@ class KubernetesObjects:
         self._cache = cache
         self._clock = clock
         self._applied: dict[Key, Applied] = {}
+        self._unanswered: set[Key] = set()
 
     def get(self, key: Key) -> Manifest | None:
         """Return a watched object, or None."""
@@ -59,7 +61,8 @@ class KubernetesObjects:
         if self._is_applied(key, live, wanted, digest):
             return live or manifest
         params = {"fieldManager": field_manager, "force": "true"}
-        answer = await self._api.patch(_path(key), wanted, APPLY_PATCH, params)
+        with self._await_answer(key):
+            answer = await self._api.patch(_path(key), wanted, APPLY_PATCH, params)
         if answer is None:
             raise Refused("NamespaceNotFound", f"namespace {key.namespace} is gone")
         self._applied[key] = Applied(digest, _fingerprint(answer), self._clock.now().timestamp())
@@ -68,12 +71,15 @@ class KubernetesObjects:
     async def create(self, manifest: Manifest) -> Manifest:
         """Create an object; Conflict if there is one of this name."""
         key = key_of(manifest)
-        return self._keep(await self._api.post(path_of(key.kind, key.namespace), manifest))
+        with self._await_answer(key):
+            answer = await self._api.post(path_of(key.kind, key.namespace), manifest)
+        return self._keep(answer)
 
     async def delete(self, key: Key) -> None:
         """Delete in the background; an absent object is fine."""
         live = self._cache.get(key)
-        answer = await self._api.delete(_path(key), {"propagationPolicy": "Background"})
+        with self._await_answer(key):
+            answer = await self._api.delete(_path(key), {"propagationPolicy": "Background"})
         self._applied.pop(key, None)
         if answer is not None and answer.get("kind") == key.kind.name and answer["metadata"].get("finalizers"):
             self._keep(answer)
@@ -88,10 +94,33 @@ class KubernetesObjects:
         key = key_of(observed)
         metadata = {field: observed["metadata"][field] for field in ("uid", "resourceVersion")}
         body = {"metadata": metadata, "status": patch}
-        answer = await self._api.patch(_path(key, "status"), body, MERGE_PATCH)
+        with self._await_answer(key):
+            answer = await self._api.patch(_path(key, "status"), body, MERGE_PATCH)
         if answer is None:
             raise Conflict("Deleted", f"{key} is gone")
         return self._keep(answer)
+
+    async def read_again(self) -> None:
+        """Read what became of writes without an answer; a watch may be silent for as long."""
+        for key in sorted(self._unanswered, key=str):
+            found, known = await self._api.get(_path(key)), self._cache.get(key)
+            if found is not None:
+                self._cache.put(found)
+            elif known is not None:
+                self._cache.remove(known)
+            self._unanswered.discard(key)
+
+    @contextlib.contextmanager
+    def _await_answer(self, key: Key) -> Iterator[None]:
+        """Remember a write that may have been carried out although it failed, or was cancelled on its way."""
+        try:
+            yield
+        except (Conflict, Refused):
+            raise
+        except BaseException:
+            if key.kind in WATCHED_KINDS:
+                self._unanswered.add(key)
+            raise
 
     def forget(self, kind: Kind, before: Manifest | None, after: Manifest | None) -> None:
         """Drop what is remembered of an object that is gone, and of its ConfigMap, which has the same name."""

@@ -293,7 +293,8 @@ class Observed:
     state_message: str = ""
     """``status.message`` of that ModelVersion: why it is rejected or what it waits for."""
     workloads: Mapping[VersionID, Workload] = field(default_factory=dict)
-    """Every workload that carries this Deployment's label, those that nobody remembers included."""
+    """Every workload that carries this Deployment's label, those that nobody remembers included; a Service without
+    one is a workload without pods."""
     route: ObservedRoute = ObservedRoute()
     comparators: Mapping[VersionID, Comparator] = field(default_factory=dict)
     """By shadowed version: every comparator of this Deployment."""

@@ -59,6 +59,7 @@ from tidegate.reconcilers.observation import (
     make_shadowing,
     model_state,
     read_comparator,
+    read_remains,
     read_route,
     read_workload,
     version_of,
@@ -150,7 +151,7 @@ class DeploymentReconciler:
 
     def _gather(self, key: Key, deployment: Deployment, manifest: Manifest) -> Scene:
         namespace, name = key.namespace, key.name
-        lives = self._workloads(namespace, name)
+        lives = self._children(WORKLOAD, "serving", namespace, name)
         known = known_versions(deployment.status, lives)
         command = parse_command(deployment.metadata.annotations.get(names.COMMAND_ANNOTATION))
         former = former_versions(deployment.status, command)
@@ -190,9 +191,9 @@ class DeploymentReconciler:
 
         return find_experiment(name, tests, digest_of) if tests else None
 
-    def _workloads(self, namespace: str, name: str) -> list[Manifest]:
-        labels = names.child_labels("serving", {names.DEPLOYMENT_LABEL: name})
-        return list(self._objects.list(WORKLOAD, namespace, labels))
+    def _children(self, kind: Kind, component: str, namespace: str, name: str) -> list[Manifest]:
+        labels = names.child_labels(component, {names.DEPLOYMENT_LABEL: name})
+        return list(self._objects.list(kind, namespace, labels))
 
     def _models(self, namespace: str, wanted: Iterable[str]) -> dict[str, ModelVersion]:
         found = ((name, self._objects.get(Key(MODEL_VERSION, namespace, name))) for name in sorted(set(wanted)))
@@ -201,7 +202,8 @@ class DeploymentReconciler:
     def _read_workloads(
         self, deployment: Deployment, models: Mapping[str, ModelVersion], lives: Iterable[Manifest]
     ) -> dict[VersionID, Workload]:
-        workloads = {}
+        services = self._children(SERVICE, "serving", deployment.metadata.namespace, deployment.metadata.name)
+        workloads = {version: read_remains(version) for each in services if (version := version_of(each))}
         for live in lives:
             version = version_of(live)
             if version is None:
@@ -212,17 +214,19 @@ class DeploymentReconciler:
         return workloads
 
     def _read_comparators(self, deployment: Deployment) -> dict[VersionID, Comparator]:
+        where = (deployment.metadata.namespace, deployment.metadata.name)
         stable, canary = deployment.status.stable, deployment.status.canary
-        labels = names.child_labels("comparator", {names.DEPLOYMENT_LABEL: deployment.metadata.name})
+        services, lives = (
+            {version: each for each in self._children(kind, "comparator", *where) if (version := version_of(each))}
+            for kind in (SERVICE, WORKLOAD)
+        )
         found = {}
-        for live in self._objects.list(WORKLOAD, deployment.metadata.namespace, labels):
-            version = version_of(live)
-            if version is None:
-                continue
+        for version in {*services, *lives}:
             wanted = None
-            if stable is not None and canary is not None and identify(canary) == version:
+            if stable and canary and identify(canary) == version and version in services:
                 _, wanted = build_comparator(make_shadowing(deployment, version, identify(stable)), self._platform)
-            pods = self._pods(deployment, live, "comparator", names.COMPARATOR_LABEL)
+            live = lives.get(version)
+            pods = self._pods(deployment, live, "comparator", names.COMPARATOR_LABEL) if live else []
             found[version] = read_comparator(live, wanted, pods)
         return found
 
@@ -262,17 +266,17 @@ class DeploymentReconciler:
                 await self._objects.apply(scale, field_manager=SCALE_MANAGER)
             return
         built = build_serving(served, self._platform, intent.replicas)
-        for manifest in (built.config_map, built.service, built.workload):
+        for manifest in (built.service, built.config_map, built.workload):
             await self._objects.apply(manifest)
 
     async def _delete(self, scene: Scene, removal: DeleteWorkload | DeleteComparator) -> None:
-        """Delete the workload last: as long as it is there, the next plan knows that something is left to delete."""
+        """The Service, which came first, goes last: while it is there, the next plan knows that something is left."""
         name = _serving_name(scene, removal.version)
-        kinds: tuple[Kind, ...] = (SERVICE, CONFIG_MAP, WORKLOAD)
+        kinds: tuple[Kind, ...] = (WORKLOAD, CONFIG_MAP, SERVICE)
         if isinstance(removal, DeleteComparator):
             version = removal.version
             name = names.comparator(scene.deployment.metadata.name, version.model_version, version.digest)
-            kinds = (SERVICE, WORKLOAD)
+            kinds = (WORKLOAD, SERVICE)
         for kind in kinds:
             await self._objects.delete(Key(kind, scene.namespace, name))
 

@@ -44,6 +44,7 @@ __all__ = [
     "make_shadowing",
     "model_state",
     "read_comparator",
+    "read_remains",
     "read_route",
     "read_workload",
     "version_of",
@@ -103,9 +104,9 @@ def model_state(models: Mapping[str, ModelVersion], version: VersionID) -> Model
     return ModelState.from_phase(model.status.phase if model and is_there else None)
 
 
-def version_of(workload: Mapping[str, Any]) -> VersionID | None:
-    """Return which version a workload serves, from its annotations."""
-    annotations = workload["metadata"].get("annotations") or {}
+def version_of(child: Mapping[str, Any]) -> VersionID | None:
+    """Return which version a workload or a Service serves, from its annotations."""
+    annotations = child["metadata"].get("annotations") or {}
     name, digest = annotations.get(MODEL_VERSION_ANNOTATION), annotations.get(DIGEST_ANNOTATION)
     return VersionID(name, digest) if name and digest else None
 
@@ -152,6 +153,11 @@ def read_workload(
     )
 
 
+def read_remains(version: VersionID) -> Workload:
+    """Return what a version's Service alone tells: the workload is not made yet, or gone already; no pods."""
+    return Workload(version, replicas=0, ready=0, current=False, rolled_out=False)
+
+
 def _find_problem(live: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> str | None:
     return find_workload_problem(live) or find_pod_problem(pods)
 
@@ -191,8 +197,18 @@ def _find_mirrored(mirror: RouteMirror, deployment: str, known: Iterable[Version
     return by_service.get(mirror.service, VersionID(mirror.model_version, ""))
 
 
-def read_comparator(live: Mapping[str, Any], wanted: Manifest | None, pods: Sequence[Mapping[str, Any]]) -> Comparator:
-    """Read the apps/v1 Deployment of a comparator; `wanted` is what the builder makes now, None if nobody needs it."""
+def read_comparator(
+    live: Mapping[str, Any] | None, wanted: Manifest | None, pods: Sequence[Mapping[str, Any]]
+) -> Comparator:
+    """Read the apps/v1 Deployment of a comparator.
+
+    Args:
+        live: The workload; None if there is only its Service.
+        wanted: What the builder makes now; None if nobody needs it, or its Service is missing.
+        pods: Its pods.
+    """
+    if live is None:
+        return Comparator(ready=False, current=False)
     status = live.get("status") or {}
     seen = status.get("observedGeneration", 0) >= live["metadata"].get("generation", 1)
     ready = seen and status.get("readyReplicas", 0) >= 1 and status.get("updatedReplicas", 0) >= 1

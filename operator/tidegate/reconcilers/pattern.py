@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from tidegate.api.base import Condition, Resource
 from tidegate.domain.conditions import Health, set_health
 from tidegate.errors import Conflict, Stalled, TidegateError, Waiting
-from tidegate.ports import Clock, Events, Key, Manifest, Objects, Reconciler, Requeue
+from tidegate.ports import Clock, Events, Key, Manifest, Objects, Reconciler, Requeue, Unanswered
 
 __all__ = ["ErrorMapping", "Gone", "parse", "parse_all", "read"]
 
@@ -71,10 +71,13 @@ def _try_parse(model: type[AnyResource], manifest: Manifest) -> AnyResource | No
 class ErrorMapping:
     """Wraps a reconciler and turns what it raises into conditions and the time of the next look."""
 
-    def __init__(self, inner: Reconciler, objects: Objects, events: Events, clock: Clock) -> None:
+    def __init__(
+        self, inner: Reconciler, objects: Objects, unanswered: Unanswered, events: Events, clock: Clock
+    ) -> None:
         """Wrap `inner`."""
         self._inner = inner
         self._objects = objects
+        self._unanswered = unanswered
         self._events = events
         self._clock = clock
         self._failures: Counter[Key] = Counter()
@@ -82,6 +85,7 @@ class ErrorMapping:
     async def reconcile(self, key: Key) -> Requeue | None:
         """Reconcile; Waiting and Stalled end here, anything else goes on to the queue, which retries with back-off."""
         try:
+            await self._unanswered.read_again()
             requeue = await self._inner.reconcile(key)
         except Gone:
             requeue = None
