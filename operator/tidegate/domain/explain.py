@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from tidegate.api.deployment import ActiveVariant, DeploymentPhase, Wait
+from tidegate.domain.acts import plan_deletes
 from tidegate.domain.advance import find_block
 from tidegate.domain.analysis import Say
 from tidegate.domain.conditions import Health, set_health
@@ -18,6 +19,8 @@ __all__ = ["describe", "find_recheck"]
 MISSING_GRACE = timedelta(minutes=1)
 """A ModelVersion that is applied together with its Deployment may arrive later; only then are people told."""
 SHORTEST_RECHECK = timedelta(milliseconds=100)
+DELETION_RECHECK = timedelta(seconds=2)
+"""What the operator deletes itself wakes nobody; then it has to be forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,8 @@ def find_recheck(s: Situation) -> timedelta | None:
     moments = [*_deadlines(s), *_step_ends(s)]
     moments += [each.since + s.spec.rollback.drain_delay for each in s.status.draining if each.since]
     ahead = [moment - s.now for moment in moments if moment > s.now]
+    if plan_deletes(s):
+        ahead.append(DELETION_RECHECK)
     measurement = next_measurement(s)
     if measurement is not None:
         ahead.append(max(measurement - s.now, SHORTEST_RECHECK))
