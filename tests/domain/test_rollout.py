@@ -50,6 +50,19 @@ def conditions(status: DeploymentStatus) -> dict[str, Condition]:
     return {each.type: each for each in status.conditions}
 
 
+def test_a_version_whose_pods_are_deleted_is_looked_at_again_until_it_is_forgotten() -> None:
+    """No event has to come: those of the pods may have been heard by an operator that died."""
+    world = until(make_world(*released("v2")), lambda w: bool(w.status.draining and w.status.draining[0].since))
+    due = world.status.draining[0].since
+    assert due is not None
+    deleting = plan_rollout(world.spec, world.status, world.observe(), due + timedelta(minutes=1))
+    assert [each.version.model_version for each in deleting.delete] == ["v1"]
+    assert deleting.recheck_after == timedelta(seconds=2)
+    world.workloads = {key: pods for key, pods in world.workloads.items() if key.model_version == "v2"}
+    gone = plan_rollout(world.spec, deleting.status, world.observe(), due + timedelta(minutes=2))
+    assert (gone.status.draining, gone.recheck_after) == ((), None)
+
+
 # Queries that cannot be asked
 
 BAD_QUERY = {

@@ -431,6 +431,8 @@ class Cluster:
         """Compare one write with what the proxies run."""
         if kind == ROUTE and after is not None:
             self._check_shares(_shares(before), _shares(after))
+            if before is None or before["spec"] != after["spec"]:
+                self._check_decided(after)
         if kind in (WORKLOAD, SERVICE) and after is None and before is not None:
             self._check_removal(before["metadata"]["name"])
         if kind == WORKLOAD and before is not None and after is not None:
@@ -444,6 +446,17 @@ class Cluster:
         for service, share in after.items():
             if share > before.get(service, 0) and self.ready(service) == 0:
                 raise InvariantError(f"{service} gets {share} % and has no ready pod")
+
+    def _check_decided(self, route: Manifest) -> None:
+        """Nothing is carried out that is not written down: a decision may rest on what cannot be had a second time."""
+        canary, stable = self.status.get("canary"), self.status.get("stable")
+        decided = (canary, canary["targetPercent"]) if canary else (stable or {}, 100.0)
+        for each in route["spec"]["backends"]:
+            if each["modelVersion"] == decided[0].get("modelVersion") and each["percent"] != decided[1]:
+                raise InvariantError(f"{each['modelVersion']} gets {each['percent']} %, but {decided[1]} % is recorded")
+        named = {each["modelVersion"] for each in route["spec"]["backends"]}
+        if decided[1] > 0 and decided[0].get("modelVersion") not in named:
+            raise InvariantError(f"{named} get traffic, but {decided} is recorded")
 
     def _check_removal(self, name: str) -> None:
         for proxy in self.proxies:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from tidegate.api.deployment import ActiveVariant, DeploymentPhase, Wait
+from tidegate.domain.acts import plan_deletes
 from tidegate.domain.advance import find_block
 from tidegate.domain.analysis import Say
 from tidegate.domain.conditions import Health, set_health
@@ -26,6 +27,8 @@ __all__ = ["describe", "find_recheck"]
 MISSING_GRACE = timedelta(minutes=1)
 """A ModelVersion that is applied together with its Deployment may arrive later; only then are people told."""
 SHORTEST_RECHECK = timedelta(milliseconds=100)
+DELETION_RECHECK = timedelta(seconds=2)
+"""What the operator deletes itself wakes nobody; then it has to be forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,8 @@ def find_recheck(s: Situation) -> timedelta | None:
     moments = [*_deadlines(s), *_step_ends(s)]
     moments += [each.since + s.spec.rollback.drain_delay for each in s.status.draining if each.since]
     ahead = [moment - s.now for moment in moments if moment > s.now]
+    if plan_deletes(s):
+        ahead.append(DELETION_RECHECK)
     looks = (next_measurement(s), next_question(s))
     ahead += [max(look - s.now, SHORTEST_RECHECK) for look in looks if look is not None]
     hold = find_hold(s)
