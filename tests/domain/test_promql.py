@@ -1,6 +1,9 @@
 """Queries of users: what is PromQL that gives one number, and what is said about everything else."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from tidegate.domain.promql import EXAMPLES, fill, find_fault
 
@@ -47,3 +50,13 @@ def test_everything_else_is_refused_in_words(query: str, said: str) -> None:
 def test_all_variables_are_filled_in() -> None:
     query = " ".join(f"{{{{ {name} }}}}" for name in EXAMPLES)
     assert fill(query, {name: name.upper() for name in EXAMPLES}).split() == [name.upper() for name in EXAMPLES]
+
+
+def test_the_queries_of_the_examples_pass() -> None:
+    folder = Path(__file__).parents[2] / "examples"
+    documents = [each for path in folder.glob("*.yaml") for each in yaml.safe_load_all(path.read_text()) if each]
+    specs = [each["spec"] for each in documents if each["kind"] == "Deployment"]
+    metrics = [metric for spec in specs for metric in spec.get("analysis", {}).get("metrics", ())]
+    queries = [metric["query"] for metric in metrics if "query" in metric]
+    assert queries
+    assert [find_fault(query) for query in queries] == [None] * len(queries)
