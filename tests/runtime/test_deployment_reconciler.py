@@ -49,6 +49,7 @@ def world(**spec: Any) -> ReleaseWorld:
     return ReleaseWorld(model_version("1.0.0"), model_version("2.0.0"), model_version("3.0.0"), deployment(**spec))
 
 
+READY = {"observedGeneration": 1, "replicas": 1, "readyReplicas": 1, "updatedReplicas": 1}
 SHADOWED = {
     "strategy": {
         "type": "Shadow",
@@ -99,6 +100,35 @@ async def test_a_shadowed_version_that_disagrees_never_gets_a_user() -> None:
     assert not made.objects.list(WORKLOAD, "default", COMPARATOR)
     rejected = made.status["rejected"][0]
     assert "disagreement = 0.3 of 4000 answers (95 % interval" in rejected["message"]
+
+
+async def test_no_copies_go_to_a_version_that_users_get_to() -> None:
+    """Steps become copies under way, and the canary keeps its users: the stable version has no pod to take them."""
+    made = world(strategy={"type": "Canary", "canary": CANARY_STEPS})
+    await made.settle(3)
+    made.release("2.0.0")
+    await made.settle(5)
+    made.pods_become_ready = False
+    for live in made.workloads():
+        key = Key(WORKLOAD, "default", live["metadata"]["name"])
+        if live["metadata"]["annotations"]["tidegate.dev/model-version"] == "connect4-1.0.0":
+            made.objects.change(key, lambda each: each["status"].update(readyReplicas=0))
+    made.objects.change(KEY, lambda each: each["spec"].update(SHADOWED))
+    await made.settle(3)
+    for live in made.objects.list(WORKLOAD, "default", COMPARATOR):
+        key = Key(WORKLOAD, "default", live["metadata"]["name"])
+        made.objects.change(key, lambda each: each.update(status=READY))
+    await made.settle(3)
+    route = made.objects.get(ROUTE_KEY)
+    assert route is not None
+    assert [each["percent"] for each in route["spec"]["backends"]] == [20, 80]
+    assert "mirror" not in route["spec"]
+    made.pods_become_ready = True
+    await made.settle(3)
+    route = made.objects.get(ROUTE_KEY)
+    assert route is not None
+    assert [each["percent"] for each in route["spec"]["backends"]] == [100]
+    assert route["spec"]["mirror"]["modelVersion"] == "connect4-2.0.0"
 
 
 @pytest.mark.parametrize("kind", [SERVICE, WORKLOAD])

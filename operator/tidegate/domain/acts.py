@@ -76,13 +76,16 @@ def _is_route_as_wanted(s: Situation, wanted: SetRoute) -> bool:
 
 
 def _wanted_mirror(s: Situation) -> Mirror | None:
-    """Return the copies to make: they begin when both who compares and who is asked are ready; later gaps are seen."""
+    """Return the copies to make.
+
+    They begin when both who compares and who is asked are ready, and no user gets to who is asked; later gaps are seen.
+    """
     mirror = s.mirror
     if mirror is None or s.observed.route.mirror == mirror:
         return mirror
     comparator = s.observed.comparators.get(mirror.version)
     is_ready = comparator is not None and comparator.ready and comparator.current and s.has_canary_capacity
-    return mirror if is_ready else None
+    return mirror if is_ready and s.canary.target_percent == 0 else None
 
 
 def _wanted_backends(s: Situation) -> tuple[Backend, ...]:
