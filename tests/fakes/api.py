@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import json
+import pickle
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from tidegate.adapters.connection import APPLY_PATCH, MERGE_PATCH
 from tidegate.errors import Conflict, Refused, Unavailable
 
 Manifest = dict[str, Any]
+Document = TypeVar("Document")
 Fault = Callable[[str, str], Exception | None]
 """Gets method and path; what it returns is raised instead of the request."""
 
@@ -64,7 +65,7 @@ class FakeApi:
         self.requests.append((method, path))
         if self.fault and (error := self.fault(method, path)):
             raise error
-        answer = copy.deepcopy(act())
+        answer = duplicate(act())
         if self.lose_answer and (error := self.lose_answer(method, path)):
             raise error
         await asyncio.sleep(0)
@@ -97,9 +98,9 @@ class FakeApi:
 
     def _apply(self, path: str, body: Manifest, manager: str) -> Manifest:
         json.dumps(body)
-        live = copy.deepcopy(self.objects.get(path, {}))
+        live = duplicate(self.objects.get(path, {}))
         _prune(live, self._applied.get((path, manager), {}), body)
-        self._applied[path, manager] = copy.deepcopy(body)
+        self._applied[path, manager] = duplicate(body)
         return self._store(path, _merge(live, body))
 
     def _merge_patch(self, path: str, body: Manifest) -> Manifest | None:
@@ -110,7 +111,7 @@ class FakeApi:
         version = body.get("metadata", {}).get("resourceVersion")
         if version is not None and version != before["metadata"]["resourceVersion"]:
             raise Conflict("Conflict", f"{where} was changed")
-        return self._store(where, _merge_rfc7396(copy.deepcopy(before), body))
+        return self._store(where, _merge_rfc7396(duplicate(before), body))
 
     def _delete(self, path: str, options: Manifest) -> Manifest | None:
         found = self.objects.get(path)
@@ -128,7 +129,7 @@ class FakeApi:
 
     def _store(self, path: str, manifest: Manifest) -> Manifest:
         before = self.objects.get(path)
-        manifest = copy.deepcopy(manifest)
+        manifest = duplicate(manifest)
         metadata = manifest["metadata"]
         self._version += 1
         metadata["uid"] = before["metadata"]["uid"] if before else f"uid-{self._version}"
@@ -141,6 +142,12 @@ class FakeApi:
         metadata["resourceVersion"] = str(self._version)
         self.objects[path] = manifest
         return manifest
+
+
+def duplicate(document: Document) -> Document:
+    """Copy what could be JSON, several times as fast as deepcopy."""
+    found: Document = pickle.loads(pickle.dumps(document))
+    return found
 
 
 def unavailable(*_: object) -> Exception:
@@ -175,7 +182,7 @@ def _merge(live: Manifest, wanted: Mapping[str, Any]) -> Manifest:
         if isinstance(value, Mapping) and isinstance(live.get(name), dict):
             _merge(live[name], value)
         else:
-            live[name] = copy.deepcopy(value)
+            live[name] = duplicate(value)
     return live
 
 
@@ -186,5 +193,5 @@ def _merge_rfc7396(live: Manifest, patch: Mapping[str, Any]) -> Manifest:
         elif isinstance(value, Mapping):
             live[name] = _merge_rfc7396(live.get(name) or {}, value)
         else:
-            live[name] = copy.deepcopy(value)
+            live[name] = duplicate(value)
     return live

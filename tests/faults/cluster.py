@@ -2,8 +2,8 @@
 
 What is made up: the API server (`FakeApi`), the pods, the proxies with their router, Prometheus and the time. What is
 real: the planner, the reconciler with its mapping of errors, the memory (`ObjectCache`), the writes
-(`KubernetesObjects`), who is woken by what (`Wakeups`). There is no event loop: `run_by_hand` resumes the reconcile
-coroutine step by step, so "killed at its n-th await" means exactly that.
+(`KubernetesObjects`), who is woken by what (`Wakeups`). `Mortal` resumes the reconcile coroutine step by step, so
+"killed at its n-th await" means exactly that; the event loop is asyncio's own, for what it asks for at the same time.
 
 Every write is checked the moment it is made, against what each proxy really runs, which is more than the operator can
 know; see `Cluster.check`.
@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from tests.fakes.api import FakeApi
+from tests.fakes.api import FakeApi, duplicate
 from tests.fakes.world import FakeClock, FakeEvents, FakeGates, FakeTelemetry
 from tests.runtime.release_world import deployment, model_version
 from tidegate.adapters.cache import ObjectCache
@@ -28,7 +27,8 @@ from tidegate.adapters.kubernetes import KubernetesObjects
 from tidegate.domain.admission import Limits
 from tidegate.domain.manifests.names import COMMAND_ANNOTATION
 from tidegate.domain.manifests.serving import Platform
-from tidegate.domain.release import Measurement, Query
+from tidegate.domain.release import Counted, Measurement, Query
+from tidegate.domain.statistics import Proportion
 from tidegate.ports import (
     DEPLOYMENT,
     MODEL_VERSION,
@@ -51,10 +51,14 @@ from tidegate.wakeups import Wakeups
 KEY = Key(DEPLOYMENT, "default", "connect4")
 ROUTE_PATH = path_of(ROUTE, "default", "connect4")
 PATH = path_of(DEPLOYMENT, "default", "connect4")
+SECOND = timedelta(seconds=1)
+"""Nothing is shorter here: what is due sooner is due at once."""
 READY_AFTER = 2
 """Seconds until a pod is ready."""
 STEPS = 30
 """Reconciles in one second after which the operator does not come to rest."""
+REQUESTS = 100
+"""Requests of each version in a second, where versions are compared."""
 VERSIONS = ("1.0.0", "2.0.0", "3.0.0", "4.0.0")
 
 STARTS = frozenset({"StartRelease"})
@@ -82,20 +86,37 @@ class Death:
     has_come: bool = False
 
 
-def run_by_hand(work: Coroutine[Any, Any, Any], death: Death) -> Any:
-    """Resume a coroutine until it ends, or until death comes at one of its awaits."""
-    while True:
-        try:
-            work.send(None)
-        except StopIteration as end:
-            return end.value
-        death.awaits += 1
-        if death.awaits == death.at:
-            death.has_come = True
-            with contextlib.suppress(asyncio.CancelledError, StopIteration):
-                work.throw(asyncio.CancelledError())
-            work.close()
-            raise KilledError
+class Mortal:
+    """A coroutine that is resumed until it ends, or until death comes at one of its awaits."""
+
+    def __init__(self, work: Coroutine[Any, Any, Any], death: Death) -> None:
+        self._work = work
+        self._death = death
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        while True:
+            try:
+                waits_for = self._work.send(None)
+            except StopIteration as end:
+                return end.value
+            self._survive(waits_for)
+            yield waits_for
+
+    def _survive(self, waits_for: asyncio.Future[Any] | None) -> None:
+        self._death.awaits += 1
+        if self._death.awaits != self._death.at:
+            return
+        self._death.has_come = True
+        if waits_for is not None:  # nobody is left to ask what became of it
+            waits_for.add_done_callback(lambda done: done.cancelled() or done.exception())
+        with contextlib.suppress(asyncio.CancelledError, StopIteration):
+            self._work.throw(asyncio.CancelledError())
+        self._work.close()
+        raise KilledError
+
+
+async def live(mortal: Mortal) -> Any:
+    return await mortal
 
 
 class Journal(FakeApi):
@@ -117,7 +138,7 @@ class Journal(FakeApi):
         self._delete(path, {})
 
     def change(self, path: str, change: Callable[[Manifest], object]) -> None:
-        manifest = copy.deepcopy(self.objects[path])
+        manifest = duplicate(self.objects[path])
         change(manifest)
         self._store(path, manifest)
 
@@ -139,7 +160,7 @@ class Journal(FakeApi):
         return answer
 
     def _note(self, before: Manifest | None, after: Manifest | None) -> None:
-        self._look((kind_of(after or before or {}), copy.deepcopy(before), copy.deepcopy(after)))
+        self._look((kind_of(after or before or {}), duplicate(before), duplicate(after)))
 
 
 @dataclass
@@ -150,14 +171,21 @@ class Proxy:
     generation: int = 0
     shares: dict[str, float] = field(default_factory=dict)
     """By Service."""
+    copies_to: str | None = None
+    """Service of the comparator that gets copies of requests."""
     frozen_until: datetime | None = None
 
 
 @dataclass
 class Prometheus:
-    """Answers what it is told to, by version; without a word about a version, that one is fine."""
+    """Answers what it is told to, by version and metric; without a word about a version, that one is fine.
 
-    answers: dict[str, Measurement] = field(default_factory=dict)
+    For a comparison it counts the same number of requests of either version every second.
+    """
+
+    answers: dict[tuple[str, str], Measurement] = field(default_factory=dict)
+    worse: set[str] = field(default_factory=set)
+    """ModelVersions that answer a tenth of the requests with an error."""
     down: bool = False
 
     async def measure(
@@ -171,7 +199,18 @@ class Prometheus:
     def _answer(self, query: Query) -> Measurement:
         if self.down:
             return Measurement(error="connection refused")
-        return self.answers.get(query.version.model_version, Measurement(0.01, samples=500))
+        if query.stable is not None and query.metric.compare is not None:
+            versions = query.version.model_version, query.stable.model_version
+            return Measurement(counted=Counted(*(self._count(each, query) for each in versions)))
+        return self.answers.get((query.version.model_version, query.metric.name), Measurement(0.01, samples=500))
+
+    def _count(self, version: str, query: Query) -> Proportion:
+        samples = requests_between(query.start, query.end)
+        return Proportion(samples, samples // 10 if version in self.worse else 0)
+
+
+def requests_between(start: datetime, end: datetime) -> int:
+    return round(REQUESTS * (end - start).total_seconds())
 
 
 class Operator:
@@ -182,7 +221,7 @@ class Operator:
         self._cache = ObjectCache()
         objects = KubernetesObjects(cluster.api, self._cache, cluster.clock)  # type: ignore[arg-type]
         telling = (cluster.events, cluster.telemetry, cluster.clock)
-        asked = (cluster.prometheus, FakeGates())
+        asked = (cluster.prometheus, cluster.gates)
         turns = Turns(Limits(), lambda _: None)
         inner = DeploymentReconciler(objects, objects, *asked, *telling, Platform("agent:1", "triton:1"), turns)
         self._reconciler = ErrorMapping(inner, objects, objects, cluster.events, cluster.clock)
@@ -205,7 +244,7 @@ class Operator:
         """Read everything anew, as at the start and after a watch was lost."""
         for kind in kinds:
             self._news = [each for each in self._news if each[0] != kind]
-            found = copy.deepcopy(self._cluster.api.of_kind(kind))
+            found = duplicate(self._cluster.api.of_kind(kind))
             self._cache.replace(kind, None, found, self._cluster.api.version)
 
     def lose_watch(self, kind: Kind, until: datetime) -> None:
@@ -224,7 +263,7 @@ class Operator:
         heard, self._news = self._news[:limit], self._news[len(self._news[:limit]) :]
         for _, before, after in heard:
             if after is not None:
-                self._cache.put(copy.deepcopy(after))
+                self._cache.put(duplicate(after))
             elif before is not None:
                 self._cache.remove(before)
 
@@ -242,17 +281,17 @@ class Operator:
         self.is_woken, self._due, self._is_busy = False, None, True
         now = self._cluster.clock.now()
         try:
-            requeue: Requeue | None = run_by_hand(self._reconciler.reconcile(KEY), death)
+            requeue: Requeue | None = asyncio.run(live(Mortal(self._reconciler.reconcile(KEY), death)))
         except KilledError:
             raise
         except InvariantError:
             raise
         except Exception as error:
             self._cluster.errors.append(error)
-            requeue = Requeue(timedelta(seconds=1))
+            requeue = Requeue(SECOND)
         finally:
             self._is_busy = False
-        self._due = now + requeue.after if requeue is not None else None
+        self._due = now + timedelta(seconds=requeue.after // SECOND) if requeue is not None else None
 
     def _wake(self, key: Key) -> None:
         if key == KEY and not self._is_busy:
@@ -268,6 +307,7 @@ class Cluster:
         self.events = FakeEvents()
         self.telemetry = FakeTelemetry()
         self.prometheus = Prometheus()
+        self.gates = FakeGates()
         self.proxies = [Proxy("envoy-a"), Proxy("envoy-b")]
         self.confirmed: tuple[int, dict[str, float]] = (0, {})
         """Generation of the Route that every proxy runs, and its shares by ModelVersion."""
@@ -307,7 +347,7 @@ class Cluster:
     # What the cluster does
 
     def kill_pods(self, version: str) -> None:
-        for live in self.api.of_kind(WORKLOAD):
+        for live in self.workloads("serving"):
             if version_of(live) == f"connect4-{version}":
                 self.pods[live["metadata"]["name"]] = []
 
@@ -346,7 +386,8 @@ class Cluster:
         for proxy in self.proxies:
             if proxy.frozen_until is None or self.clock.now() >= proxy.frozen_until:
                 proxy.frozen_until, proxy.generation = None, generation
-                proxy.shares = {each["service"]: each["percent"] for each in route["spec"]["backends"]}
+                proxy.shares = _shares(route)
+                proxy.copies_to = route["spec"].get("mirror", {}).get("service")
         missing = [each.name for each in self.proxies if each.generation != generation]
         if not missing:
             self.confirmed = generation, {each["modelVersion"]: each["percent"] for each in route["spec"]["backends"]}
@@ -369,7 +410,7 @@ class Cluster:
 
     def pass_time(self) -> None:
         self.clock.advance(seconds=1)
-        broken = {each["metadata"]["name"] for each in self.api.of_kind(WORKLOAD) if version_of(each) in self.broken}
+        broken = {each["metadata"]["name"] for each in self.workloads("serving") if version_of(each) in self.broken}
         self.pods = {name: [age + (name not in broken) for age in ages] for name, ages in self.pods.items()}
 
     def work(self) -> None:
@@ -404,7 +445,17 @@ class Cluster:
 
     @property
     def serving(self) -> list[str]:
-        return sorted(version_of(each) for each in self.api.of_kind(WORKLOAD))
+        return sorted(version_of(each) for each in self.workloads("serving"))
+
+    def workloads(self, component: str) -> list[Manifest]:
+        return [each for each in self.api.of_kind(WORKLOAD) if component_of(each) == component]
+
+    @property
+    def comparators(self) -> list[str]:
+        """Names of what is there to compare answers, and of what proxies send copies to."""
+        made = [each for kind in (WORKLOAD, SERVICE) for each in self.api.of_kind(kind)]
+        found = {each["metadata"]["name"] for each in made if component_of(each) == "comparator"}
+        return sorted(found | {each.copies_to for each in self.proxies if each.copies_to})
 
     @property
     def narration(self) -> list[str]:
@@ -431,10 +482,11 @@ class Cluster:
         """Compare one write with what the proxies run."""
         if kind == ROUTE and after is not None:
             self._check_shares(_shares(before), _shares(after))
+            self._check_copies(before, after)
             if before is None or before["spec"] != after["spec"]:
                 self._check_decided(after)
         if kind in (WORKLOAD, SERVICE) and after is None and before is not None:
-            self._check_removal(before["metadata"]["name"])
+            self._check_removal(before)
         if kind == WORKLOAD and before is not None and after is not None:
             self._check_scale(before, after)
         if kind == DEPLOYMENT and after is not None:
@@ -458,10 +510,26 @@ class Cluster:
         if decided[1] > 0 and decided[0].get("modelVersion") not in named:
             raise InvariantError(f"{named} get traffic, but {decided} is recorded")
 
-    def _check_removal(self, name: str) -> None:
+    def _check_copies(self, before: Manifest | None, after: Manifest) -> None:
+        """Copies go to nobody who is not there, and who answers copies answers no user."""
+        mirror = after["spec"].get("mirror")
+        if mirror is None:
+            return
+        if any(each["modelVersion"] == mirror["modelVersion"] for each in after["spec"]["backends"]):
+            raise InvariantError(f"{mirror['modelVersion']} is shadowed, and users get to it")
+        if (before or {"spec": {}})["spec"].get("mirror") != mirror and self.ready(mirror["service"]) == 0:
+            raise InvariantError(f"{mirror['service']} gets copies and has no ready pod")
+
+    def _check_removal(self, gone: Manifest) -> None:
+        name = gone["metadata"]["name"]
         for proxy in self.proxies:
             if proxy.shares.get(name, 0) > 0:
                 raise InvariantError(f"{name} is removed, and {proxy.name} sends it {proxy.shares[name]} %")
+            if proxy.copies_to is not None and version_of(gone) == self._shadowed(proxy.copies_to):
+                raise InvariantError(f"{name} is removed, and {proxy.name} sends copies to {proxy.copies_to}")
+
+    def _shadowed(self, service: str) -> str:
+        return version_of(self.api.objects[path_of(SERVICE, "default", service)])
 
     def _check_scale(self, before: Manifest, after: Manifest) -> None:
         wanted, replicas = (
@@ -485,6 +553,34 @@ class Cluster:
             self.commands.append(last)
         if any(each["action"] == "Promote" for each in told):
             self._check_promotion(after["stable"]["modelVersion"])
+        self._check_shadow(after.get("canary"))
+        self._check_evidence(before, after)
+
+    def _check_shadow(self, canary: Mapping[str, Any] | None) -> None:
+        """What began with copies goes on to users when it passed; unless a person skips all steps."""
+        if canary is None or canary["targetPercent"] == 0 or canary.get("fast"):
+            return
+        about = [each for each in self.told if each["modelVersion"] == canary["modelVersion"]]
+        news = [each["reason"] for each in about if each["action"] in ("StartRelease", "RestartSteps", "Mirror")]
+        if news and news[-1] == "ShadowStarted":
+            raise InvariantError(f"{canary['modelVersion']} gets {canary['targetPercent']} %, and is shadowed still")
+
+    def _check_evidence(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        """Every request is counted once: from the first one, or the first copy of one, to the first look, and on."""
+        counted, canaries = _comparisons(before), [each["canary"] for each in (before, after) if each.get("canary")]
+        begins = {canary.get(each) for canary in canaries for each in ("firstTrafficAt", "stepStartedAt")}
+        for name, new in _comparisons(after).items():
+            old = counted.get(name)
+            if new == old:
+                continue
+            samples = new["canarySamples"], new["stableSamples"]
+            if old is None or samples < (old["canarySamples"], old["stableSamples"]):
+                possible = {(requests_between(_time(each), _time(new["until"])),) * 2 for each in begins if each}
+            else:
+                more = requests_between(_time(old["until"]), _time(new["until"]))
+                possible = {(old["canarySamples"] + more, old["stableSamples"] + more)}
+            if samples not in possible:
+                raise InvariantError(f"{new} is counted after {old}, not {possible}")
 
     def _check_promotion(self, version: str) -> None:
         services = {each["metadata"]["name"]: version_of(each) for each in self.api.of_kind(WORKLOAD)}
@@ -516,6 +612,15 @@ def version_of(workload: Manifest) -> str:
     return str(workload["metadata"]["annotations"]["tidegate.dev/model-version"])
 
 
+def _comparisons(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return what was counted of both versions, by metric."""
+    return {each["name"]: each["comparison"] for each in status.get("analysis") or () if "comparison" in each}
+
+
+def component_of(child: Manifest) -> str:
+    return str(child["metadata"]["labels"]["tidegate.dev/component"])
+
+
 def _shares(route: Manifest | None) -> dict[str, float]:
     return {each["service"]: each["percent"] for each in route["spec"]["backends"]} if route else {}
 
@@ -530,3 +635,7 @@ def _news(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]
             if list(after[count:]) == list(before[replaced : replaced + len(after) - count]):
                 return list(reversed(after[:count]))
     raise InvariantError("decisions of before are changed")
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)

@@ -18,21 +18,34 @@ from datetime import timedelta
 import pytest
 
 from tests.faults.cluster import VERSIONS, Cluster
-from tidegate.domain.release import Measurement
+from tidegate.domain.release import GateAnswer, Measurement
 from tidegate.errors import Conflict, TidegateError, Unavailable
 from tidegate.ports import WATCHED_KINDS
 
 RELEASES = 200
 SECONDS = 40
 LAST = "4.0.0"
-METRICS = {"interval": "1s", "metrics": [{"name": "errorRate", "max": 0.05}]}
+GATE = "http://approvals.example/release"
+METRICS = {
+    "interval": "1s",
+    "metrics": [{"name": "errorRate", "max": 0.05}, {"name": "errors", "compare": {"metric": "errorRate"}}],
+}
 STRATEGIES = (
     {"type": "Canary", "canary": {"initialPercent": 10, "incrementPercent": 40, "interval": "2s"}},
     {"type": "Canary", "canary": {"steps": [{"setPercent": 20}, {"hold": "1s"}, {"setPercent": 60}], "bake": "3s"}},
+    {"type": "Canary", "canary": {"steps": [{"setPercent": 30}, {"gate": {"url": GATE, "interval": "1s"}}]}},
     {"type": "Immediate", "immediate": {"bake": "3s"}},
+    {
+        "type": "Shadow",
+        "shadow": {"percent": 60, "duration": "3s", "then": "Canary"},
+        "canary": {"initialPercent": 30, "incrementPercent": 40, "interval": "1s"},
+    },
+    {"type": "Shadow", "shadow": {"duration": "2s"}},
     {"type": "Gradual", "gradual": {"duration": "8s", "tick": "1s"}},
 )
+MEASURED = ("errorRate", "errorRate", "disagreement")
 ANSWERS = (Measurement(0.01, samples=500), Measurement(0.4, samples=500), Measurement())
+SAID = (GateAnswer(200), GateAnswer(403), GateAnswer(None, "connection refused"))
 REFUSALS: Sequence[Callable[[], TidegateError]] = (
     lambda: Conflict("Conflict", "the object has been modified"),
     lambda: Unavailable("TooManyRequests", "too many requests"),
@@ -69,7 +82,13 @@ class Weather:
         if chance.random() < 0.08:
             cluster.prometheus.down = not cluster.prometheus.down
         if chance.random() < 0.1:
-            cluster.prometheus.answers[f"connect4-{chance.choice(VERSIONS)}"] = chance.choice(ANSWERS)
+            cluster.prometheus.answers[f"connect4-{chance.choice(VERSIONS)}", chance.choice(MEASURED)] = chance.choice(
+                ANSWERS
+            )
+        if chance.random() < 0.05:
+            cluster.prometheus.worse ^= {f"connect4-{chance.choice(VERSIONS)}"}
+        if chance.random() < 0.1:
+            cluster.gates.answers[GATE] = chance.choice(SAID)
 
     def plan_death(self) -> None:
         """Let the operator die at one of the next awaits, now and then."""
@@ -82,6 +101,7 @@ class Weather:
         cluster.broken.clear()
         cluster.prometheus.down = False
         cluster.prometheus.answers.clear()
+        cluster.prometheus.worse.clear()
         for proxy in cluster.proxies:
             proxy.frozen_until = None
 
@@ -160,6 +180,7 @@ def check_calm(cluster: Cluster) -> None:
             cluster.command("Retry", f"retry-{number}")
     assert cluster.status["phase"] == "Healthy", cluster.status
     assert cluster.serving == [f"connect4-{LAST}"]
+    assert cluster.comparators == []
     kinds = [path.split("/")[-2] for path in cluster.api.objects]
     assert {kind: kinds.count(kind) for kind in ("configmaps", "services", "routes")} == {
         "configmaps": 1,
@@ -180,6 +201,6 @@ def test_random_releases_with_random_faults() -> None:
             raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
         ends |= {str(each["action"]) for each in cluster.told}
         deaths, errors = deaths + cluster.deaths, errors + len(cluster.errors)
-    assert {"Promote", "RollBack", "Abort", "Supersede", "Hold", "RestartSteps", "Bake"} <= ends
+    assert {"Promote", "RollBack", "Abort", "Supersede", "Hold", "RestartSteps", "Bake", "Mirror", "OpenGate"} <= ends
     assert deaths > RELEASES / 2
     assert errors > RELEASES
