@@ -134,8 +134,16 @@ class Objects(Protocol):
         """Apply server-side, forced; no request is made when the object already is like this."""
         ...
 
-    async def delete(self, key: Key) -> None:
-        """Delete in the background; an absent object is fine."""
+    async def delete(self, key: Key, *, decided_on: Manifest | None = None) -> None:
+        """Delete in the background; an absent object is fine.
+
+        Args:
+            key: What to delete.
+            decided_on: The object whose state led to this, where nothing of it was written meanwhile.
+
+        Raises:
+            Conflict: That object has changed since it was read.
+        """
         ...
 
     async def patch_status(self, observed: Manifest, status: Mapping[str, Any]) -> Manifest:

@@ -210,7 +210,9 @@ class FakeObjects:
             raise Conflict("AlreadyExists", f"{key} already exists")
         return self._answer("create", key, self.put(manifest))
 
-    async def delete(self, key: Key) -> None:
+    async def delete(self, key: Key, *, decided_on: Manifest | None = None) -> None:
+        if decided_on is not None and self._objects.get(key_of(decided_on)) != decided_on:
+            raise Conflict("Outdated", "changed since it was read")
         self._request("delete", key)
         self.remove(key)
         self._answer("delete", key, {})

@@ -19,6 +19,10 @@ from tidegate.adapters.credentials import Credentials
 WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 RATE = 0.08
 """Share of the requests that something happens to."""
+STALE_RATE = 0.2
+"""Share of the lists that are older ones."""
+KEPT_RATE = 0.3
+"""Share of the lists that are kept to be given again."""
 HANG_SECONDS = 1.5
 WATCH_SECONDS = (0.3, 3.0)
 STATUS = {409: "Conflict", 429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable"}
@@ -33,6 +37,7 @@ class Fault(StrEnum):
     UNAVAILABLE = "503"
     HANG = "no answer for a while, then none at all"
     LOST_ANSWER = "carried out, and the answer is lost"
+    STALE_LIST = "an older list"
     DROPPED_WATCH = "the watch ends"
 
 
@@ -43,6 +48,7 @@ class FaultProxy:
         self._server = server
         self._folder = folder
         self._random = random.Random(seed)
+        self._lists: dict[str, bytes] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.calm = True
@@ -97,6 +103,8 @@ class FaultProxy:
             await asyncio.sleep(HANG_SECONDS)
         elif fault is Fault.LOST_ANSWER:
             await self._forward(request, body)
+        elif fault is Fault.STALE_LIST:
+            return web.Response(body=self._lists[request.path_qs], content_type="application/json")
         else:
             return _refuse(int(fault.value))
         if request.transport is not None:
@@ -104,7 +112,11 @@ class FaultProxy:
         return web.Response()
 
     def _draw(self, request: web.Request) -> Fault | None:
-        if self.calm or self._random.random() >= RATE:
+        if self.calm:
+            return None
+        if request.path_qs in self._lists and self._random.random() < STALE_RATE:
+            return Fault.STALE_LIST
+        if self._random.random() >= RATE:
             return None
         faults = [Fault.TOO_MANY, Fault.INTERNAL, Fault.UNAVAILABLE, Fault.HANG]
         if request.method in WRITES:
@@ -114,6 +126,9 @@ class FaultProxy:
     async def _forward(self, request: web.Request, body: bytes) -> web.Response:
         async with self._ask(request, body) as answer:
             text = await answer.read()
+            if request.method == "GET" and answer.status == 200 and b'List"' in text[:200]:
+                if request.path_qs not in self._lists or self._random.random() < KEPT_RATE:
+                    self._lists[request.path_qs] = text
             return web.Response(status=answer.status, body=text, headers={"Content-Type": _content_type(answer)})
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:

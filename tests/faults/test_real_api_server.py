@@ -157,7 +157,7 @@ class Restarted:
 def test_200_releases_end_as_undisturbed_ones(
     server: ApiServer, credentials: Credentials, tmp_path: Path, seed: int
 ) -> None:
-    """Rule 11: 409, 429, 500, lost answers, hanging requests, dropped watches, a deaf source, kills."""
+    """Rule 11: 409, 429, 500, lost answers, hanging requests, dropped watches, stale lists, a deaf source, kills."""
     cluster, chance = Cluster(server), random.Random(seed)
     cluster.add_namespace(NAMESPACE)
     with LiveWorld(credentials, BAD, seed) as world, FaultProxy(credentials, tmp_path, seed) as proxy:

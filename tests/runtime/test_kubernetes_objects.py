@@ -299,6 +299,24 @@ async def test_what_became_of_a_write_without_an_answer_is_read_before_the_next_
     assert world.objects.get(KEY) is None
 
 
+async def test_nothing_is_deleted_on_the_word_of_an_old_list(world: World) -> None:
+    """Rule 11: an operator that begins with an old list would remove a version that serves again."""
+    await world.objects.apply(workload())
+    old = await world.objects.create(deployment())
+    world.change(MY_PATH, paused=True)
+    with pytest.raises(Conflict, match="has changed since it was read"):
+        await world.objects.delete(KEY, decided_on=old)
+    assert PATH in world.api.objects
+    now = world.objects.get(MINE)
+    assert now is not None
+    assert now["spec"]["paused"], "the next look sees what is there"
+    await world.objects.delete(KEY, decided_on=now)
+    assert PATH not in world.api.objects
+    del world.api.objects[MY_PATH]
+    with pytest.raises(Conflict, match="is gone"):
+        await world.objects.delete(KEY, decided_on=now)
+
+
 async def test_nothing_is_read_again_where_every_write_was_answered(world: World) -> None:
     await world.objects.apply(workload())
     world.api.fault = lambda *_: Conflict("Conflict", "newer")

@@ -75,8 +75,10 @@ class KubernetesObjects:
             answer = await self._api.post(path_of(key.kind, key.namespace), manifest)
         return self._keep(answer)
 
-    async def delete(self, key: Key) -> None:
+    async def delete(self, key: Key, *, decided_on: Manifest | None = None) -> None:
         """Delete in the background; an absent object is fine."""
+        if decided_on is not None:
+            await self._confirm(decided_on)
         live = self._cache.get(key)
         with self._await_answer(key):
             answer = await self._api.delete(_path(key), {"propagationPolicy": "Background"})
@@ -109,6 +111,16 @@ class KubernetesObjects:
             elif known is not None:
                 self._cache.remove(known)
             self._unanswered.discard(key)
+
+    async def _confirm(self, observed: Manifest) -> None:
+        """Make sure that an object is still as it was observed: what cannot be undone never rests on an old list."""
+        key = key_of(observed)
+        found = await self._api.get(_path(key))
+        if found is None:
+            raise Conflict("Deleted", f"{key} is gone")
+        if any(found["metadata"][field] != observed["metadata"][field] for field in ("uid", "resourceVersion")):
+            self._cache.put(found)
+            raise Conflict("Outdated", f"{key} has changed since it was read")
 
     @contextlib.contextmanager
     def _await_answer(self, key: Key) -> Iterator[None]:

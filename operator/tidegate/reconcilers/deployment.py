@@ -244,8 +244,9 @@ class DeploymentReconciler:
         if plan.route is not None:
             metadata = scene.deployment.metadata
             await self._objects.apply(build_route(scene.namespace, metadata.name, metadata.uid, plan.route))
+        basis = None if plan.record_first else scene.manifest  # a status just written was of the newest state
         for removal in plan.delete:
-            await self._delete(scene, removal)
+            await self._delete(scene, removal, basis)
         await self._mend(scene, {each.version for each in plan.delete if isinstance(each, DeleteWorkload)})
         await self._apply_endpoint(scene)
 
@@ -269,7 +270,7 @@ class DeploymentReconciler:
         for manifest in (built.service, built.config_map, built.workload):
             await self._objects.apply(manifest)
 
-    async def _delete(self, scene: Scene, removal: DeleteWorkload | DeleteComparator) -> None:
+    async def _delete(self, scene: Scene, removal: DeleteWorkload | DeleteComparator, basis: Manifest | None) -> None:
         """The Service, which came first, goes last: while it is there, the next plan knows that something is left."""
         name = _serving_name(scene, removal.version)
         kinds: tuple[Kind, ...] = (WORKLOAD, CONFIG_MAP, SERVICE)
@@ -278,7 +279,7 @@ class DeploymentReconciler:
             name = names.comparator(scene.deployment.metadata.name, version.model_version, version.digest)
             kinds = (WORKLOAD, SERVICE)
         for kind in kinds:
-            await self._objects.delete(Key(kind, scene.namespace, name))
+            await self._objects.delete(Key(kind, scene.namespace, name), decided_on=basis if kind == WORKLOAD else None)
 
     async def _mend(self, scene: Scene, leaving: set[VersionID]) -> None:
         """Make again what somebody deleted or changed beside the workloads; nothing is sent while all is well."""
