@@ -126,9 +126,9 @@ class FaultProxy:
     async def _forward(self, request: web.Request, body: bytes) -> web.Response:
         async with self._ask(request, body) as answer:
             text = await answer.read()
-            if request.method == "GET" and answer.status == 200 and b'List"' in text[:200]:
-                if request.path_qs not in self._lists or self._random.random() < KEPT_RATE:
-                    self._lists[request.path_qs] = text
+            is_list = request.method == "GET" and answer.status == 200 and b'List"' in text[:200]
+            if is_list and (request.path_qs not in self._lists or self._random.random() < KEPT_RATE):
+                self._lists[request.path_qs] = text
             return web.Response(status=answer.status, body=text, headers={"Content-Type": _content_type(answer)})
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
