@@ -171,6 +171,7 @@ def test_only_200_takes_a_release_back(code: int | None) -> None:
     until(world, settled_on("v2"))
 
 
+@pytest.mark.slow
 def test_a_gate_without_an_answer_is_told_after_its_limit_and_never_rolls_back() -> None:
     world = waiting_at_gate(None, progress_deadline="5s")
     assert conditions(world.status)["Stalled"].status == "False"

@@ -247,6 +247,7 @@ async def release_under(place: str, fail: Any) -> ReleaseWorld:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("when", "fault"), FAULTS, ids=["conflict", "failure", "lost answer"])
 async def test_a_fault_at_any_request_changes_nothing_in_the_end(when: str, fault: Exception) -> None:
     """Each request of a whole release fails once, or is carried out and its answer lost."""

@@ -23,6 +23,9 @@ from tidegate_trainer.progress import ProgressReporter
 from tidegate_trainer.tracking import Tracker
 from tidegate_trainer.training import Context, StopSignal
 
+pytestmark = pytest.mark.slow
+"""Small networks are trained here."""
+
 CPU = torch.device("cpu")
 
 
