@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from dev.demo.kube import Kube, Object, condition, is_true
 from tests.e2e.artifacts import Stored
+from tests.e2e.load import Load
 from tests.e2e.objects import deployment, model_version
 
 
@@ -25,6 +26,22 @@ def serve(kube: Kube, namespace: str, version: str, stored: Stored, **spec: obje
 def release(kube: Kube, namespace: str, version: str) -> None:
     """Change the one field that releases."""
     kube.merge("Deployment", "m", {"spec": {"modelVersion": f"m-{version}"}}, namespace)
+
+
+def serve_then_release(
+    kube: Kube,
+    namespace: str,
+    load: Callable[..., Load],
+    stored: tuple[Stored, Stored],
+    rate: float = 40,
+    **spec: object,
+) -> Load:
+    """Serve 1.0.0, let users in, release 1.1.0, and return the users."""
+    serve(kube, namespace, "1.0.0", stored[0], **spec)
+    users = load("m", rate=rate)
+    ready_version(kube, namespace, "1.1.0", stored[1])
+    release(kube, namespace, "1.1.0")
+    return users
 
 
 def until(kube: Kube, namespace: str, holds: Callable[[Object], bool], what: str, timeout: float = 60) -> Object:

@@ -9,7 +9,15 @@ from dev.demo.kube import Kube, Object
 from tests.e2e.artifacts import Stored
 from tests.e2e.load import Load
 from tests.e2e.objects import FAST
-from tests.e2e.releases import canary_percent, healthy_on, ready_version, release, rolled_back, serve, until
+from tests.e2e.releases import (
+    canary_percent,
+    healthy_on,
+    ready_version,
+    release,
+    rolled_back,
+    serve_then_release,
+    until,
+)
 
 pytestmark = pytest.mark.cluster
 
@@ -34,10 +42,7 @@ def test_a_shadowed_version_that_agrees_is_compared_and_released(
     kube: Kube, namespace: str, store: dict[str, Stored], load: Callable[..., Load]
 ) -> None:
     """Requirement 0.40: copies of all requests, answers compared, no failed request, then users and no comparator."""
-    serve(kube, namespace, "1.0.0", store["good"], strategy=SHADOW)
-    users = load("m")
-    ready_version(kube, namespace, "1.1.0", store["twin"])
-    release(kube, namespace, "1.1.0")
+    users = serve_then_release(kube, namespace, load, (store["good"], store["twin"]), strategy=SHADOW)
     found = until(
         kube, namespace, lambda f: copies(f) == 100 and result(f, "disagreement").get("samples", 0) >= 50, "compared"
     )
@@ -61,10 +66,7 @@ def test_a_shadowed_version_that_answers_otherwise_never_gets_a_user(
     kube: Kube, namespace: str, store: dict[str, Stored], load: Callable[..., Load]
 ) -> None:
     """Requirement 0.40: taken back by its disagreements; every answer that a user got is stable's."""
-    serve(kube, namespace, "1.0.0", store["good"], strategy=SHADOW)
-    users = load("m")
-    ready_version(kube, namespace, "1.1.0", store["better"])
-    release(kube, namespace, "1.1.0")
+    users = serve_then_release(kube, namespace, load, (store["good"], store["better"]), strategy=SHADOW)
     found = until(kube, namespace, rolled_back, "rolled back")
     seen = users.stop()
     assert (seen.failed, set(seen.answered)) == ({}, {"m-1.0.0"})
@@ -75,10 +77,7 @@ def test_a_shadowed_version_that_fails_at_random_never_gets_a_user(
     kube: Kube, namespace: str, store: dict[str, Stored], load: Callable[..., Load]
 ) -> None:
     """An error beside an answer is a disagreement; users see none of it."""
-    serve(kube, namespace, "1.0.0", store["good"], strategy=SHADOW)
-    users = load("m")
-    ready_version(kube, namespace, "1.1.0", store["failing"])
-    release(kube, namespace, "1.1.0")
+    users = serve_then_release(kube, namespace, load, (store["good"], store["failing"]), strategy=SHADOW)
     until(kube, namespace, rolled_back, "rolled back")
     assert users.stop().failed == {}
 
@@ -90,10 +89,8 @@ def test_a_comparison_takes_a_failing_canary_back_and_promotes_a_good_one(
     compare = {"metric": "errorRate", "margin": 0.01, "minSamples": 50}
     metrics = [{"name": "errorsVsStable", "compare": compare}]
     ramp = {"type": "Gradual", "gradual": {"duration": "8s", "tick": "2s"}}
-    serve(kube, namespace, "1.0.0", store["good"], strategy=ramp, analysis=FAST | {"metrics": metrics})
-    users = load("m", rate=80)
-    ready_version(kube, namespace, "1.1.0", store["better"])
-    release(kube, namespace, "1.1.0")
+    models, analysis = (store["good"], store["better"]), FAST | {"metrics": metrics}
+    users = serve_then_release(kube, namespace, load, models, rate=80, strategy=ramp, analysis=analysis)
     shares: set[float] = set()
 
     def promoted(found: Object) -> bool:

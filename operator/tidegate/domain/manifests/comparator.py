@@ -6,20 +6,20 @@
                                  └──► Service of the shadowed version
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
 
 from tidegate.api.deployment import Shadow
 from tidegate.domain.manifests import names
+from tidegate.domain.manifests.security import container_security, pod_security
 from tidegate.domain.manifests.serving import (
     DIGEST_ANNOTATION,
     HTTP,
     MODEL_VERSION_ANNOTATION,
     TEMPLATE_ANNOTATION,
-    USER,
     Platform,
+    content_hash,
 )
 from tidegate.domain.release import VersionID
 
@@ -92,8 +92,7 @@ def _build_workload(shadowing: Shadowing, platform: Platform) -> Manifest:
         "template": template,
     }
     metadata = _metadata(shadowing)
-    text = json.dumps(spec, sort_keys=True)
-    metadata["annotations"][TEMPLATE_ANNOTATION] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    metadata["annotations"][TEMPLATE_ANNOTATION] = content_hash(json.dumps(spec, sort_keys=True))
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}
 
 
@@ -109,23 +108,14 @@ def _build_pod(shadowing: Shadowing, platform: Platform) -> Manifest:
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
         "readinessProbe": probe | {"periodSeconds": 1},
         "livenessProbe": probe | {"periodSeconds": 10},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     return {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 5,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(owns_volumes=False),
         "containers": [container],
     }
 

@@ -7,11 +7,11 @@ from typing import Any
 from tidegate.api.base import ComputeResources
 from tidegate.domain.manifests import names
 from tidegate.domain.manifests.placement import GPU
+from tidegate.domain.manifests.security import container_security, pod_security
 
 __all__ = ["DOCUMENT_FOLDER", "JobFrame", "build_config_map", "build_container", "build_job", "scratch"]
 
 DOCUMENT_FOLDER = "/etc/tidegate"
-USER = 65532
 LOST_NODE_SECONDS = 30
 """How long a pod stays bound to a node that does not answer; the default of Kubernetes is five minutes."""
 EXIT_USELESS_TO_RETRY = 3
@@ -64,11 +64,7 @@ def build_container(
         "resources": _resources(resources),
         "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "File",
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": read_only,
-        },
+        "securityContext": container_security(read_only=read_only),
     }
 
 
@@ -92,7 +88,7 @@ def build_job(
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": grace_seconds,
-        "securityContext": _POD_SECURITY,
+        "securityContext": pod_security(),
         "tolerations": [_tolerate(taint) for taint in ("not-ready", "unreachable")],
         "containers": [container],
         "volumes": list(volumes),
@@ -116,15 +112,6 @@ def build_job(
 def scratch(name: str, path: str) -> tuple[Json, Json]:
     """Return the volume and the mount of an empty folder."""
     return {"name": name, "emptyDir": {}}, {"name": name, "mountPath": path}
-
-
-_POD_SECURITY: Json = {
-    "runAsNonRoot": True,
-    "runAsUser": USER,
-    "runAsGroup": USER,
-    "fsGroup": USER,
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
 
 
 def _resources(wanted: ComputeResources) -> Json:

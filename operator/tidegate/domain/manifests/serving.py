@@ -18,6 +18,7 @@ from tidegate.api.deployment import Serving
 from tidegate.api.model_version import ArtifactReference, Signature
 from tidegate.domain.manifests import names
 from tidegate.domain.manifests.placement import GPU, place_pod
+from tidegate.domain.manifests.security import container_security, pod_security
 
 __all__ = [
     "DIGEST_ANNOTATION",
@@ -31,6 +32,7 @@ __all__ = [
     "build_endpoint",
     "build_scale",
     "build_serving",
+    "content_hash",
     "template_hash",
 ]
 
@@ -42,7 +44,6 @@ MODEL_VERSION_ANNOTATION = "tidegate.dev/model-version"
 TEMPLATE_ANNOTATION = "tidegate.dev/template-hash"
 """Hash of the workload without its replicas: tells whether the live one is what the builder makes now."""
 
-USER = 65532
 REPOSITORY = "/models"
 DOCUMENT_FOLDER = "/etc/tidegate"
 DOCUMENT = "serving.json"
@@ -219,7 +220,7 @@ def _build_workload(served: Served, platform: Platform, replicas: int, document:
         "template": _build_template(served, platform, document),
     }
     metadata = _metadata(served)
-    metadata["annotations"][TEMPLATE_ANNOTATION] = _hash(json.dumps(spec, sort_keys=True))
+    metadata["annotations"][TEMPLATE_ANNOTATION] = content_hash(json.dumps(spec, sort_keys=True))
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -230,7 +231,7 @@ def _build_workload(served: Served, platform: Platform, replicas: int, document:
 
 def _build_template(served: Served, platform: Platform, document: str) -> Manifest:
     """A changed document changes the template, too, so that the pods are replaced and read it."""
-    annotations = _annotations(served) | {"tidegate.dev/document-hash": _hash(document)}
+    annotations = _annotations(served) | {"tidegate.dev/document-hash": content_hash(document)}
     return {
         "metadata": {"labels": _labels(served), "annotations": annotations},
         "spec": _build_pod(served, platform),
@@ -242,13 +243,7 @@ def _build_pod(served: Served, platform: Platform) -> Manifest:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(),
         "topologySpreadConstraints": [
             {
                 "maxSkew": 1,
@@ -282,7 +277,7 @@ def _build_puller(served: Served, platform: Platform) -> Manifest:
         "command": ["python", "-m", "tidegate_serving.puller"],
         "env": environment,
         "resources": _resources("50m", "64Mi", "256Mi"),
-        "securityContext": _restricted(),
+        "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [_document_mount(), _mount("models", REPOSITORY), _mount("tmp", "/tmp")],
     }
@@ -302,7 +297,7 @@ def _build_triton(served: Served, platform: Platform) -> Manifest:
             {"name": "metrics", "containerPort": METRICS, "protocol": "TCP"},
         ],
         "resources": _triton_resources(served.serving.resources),
-        "securityContext": _restricted(),
+        "securityContext": container_security(),
         "startupProbe": alive | {"periodSeconds": 1, "timeoutSeconds": 1, "failureThreshold": LONGEST_LOAD_SECONDS},
         "livenessProbe": alive | {"periodSeconds": 5, "timeoutSeconds": 3, "failureThreshold": 6},
         "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}},
@@ -338,7 +333,7 @@ def _build_agent(platform: Platform) -> Manifest:
         "env": [_document_variable()],
         "ports": [{"name": "agent", "containerPort": AGENT, "protocol": "TCP"}],
         "resources": _resources("5m", "24Mi", "64Mi"),
-        "securityContext": _restricted(),
+        "securityContext": container_security(),
         "readinessProbe": {
             "httpGet": {"path": "/ready", "port": "agent"},
             "periodSeconds": 1,
@@ -367,14 +362,6 @@ def _resources(cpu: str, memory: str, memory_limit: str) -> Manifest:
     return {"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": memory_limit}}
 
 
-def _restricted() -> Manifest:
-    return {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-
-
 def _document_variable() -> Manifest:
     return {"name": "TIDEGATE_SERVING", "value": f"{DOCUMENT_FOLDER}/{DOCUMENT}"}
 
@@ -387,5 +374,6 @@ def _mount(name: str, path: str, *, read_only: bool = False) -> Manifest:
     return {"name": name, "mountPath": path} | ({"readOnly": True} if read_only else {})
 
 
-def _hash(text: str) -> str:
+def content_hash(text: str) -> str:
+    """Return a short text that changes when this one does."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
