@@ -5,19 +5,23 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from dev.cluster.current import CurrentProvider
 from dev.cluster.daemons import DAEMONS, Options
-from dev.cluster.engines import Docker, Podman, push_images
+from dev.cluster.engines import Docker, Podman, build_ahead, push_images
 from dev.cluster.errors import ClusterError
-from dev.cluster.images import IMAGES, PROJECT_IMAGES, references
+from dev.cluster.golang import MODULES, ensure_programs
+from dev.cluster.images import IMAGES, NODE_IMAGES, PROJECT_IMAGES, references
 from dev.cluster.kind import KindProvider
 from dev.cluster.kwok import FakeNodes
+from dev.cluster.lock import exclusive
 from dev.cluster.native import NativeProvider
 from dev.cluster.node import Node
+from dev.cluster.packages import install_missing
 from dev.cluster.progress import say
 from dev.cluster.providers import Kind, Provider, choose_provider, kubeconfig_in_force
 from dev.cluster.settings import find_folders, find_network
@@ -65,6 +69,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_image_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    build = commands.add_parser("build", help="build missing programs and images ahead; needs no cluster")
+    build.set_defaults(run=_build)
+
     load = commands.add_parser("load", help="build images and make them available to pods")
     load.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(IMAGES)}; default: the project's")
     _add_force(load)
@@ -128,6 +135,19 @@ def _down(arguments: argparse.Namespace) -> None:
 
 def _status(arguments: argparse.Namespace) -> int:
     return 0 if _provider(arguments).status() else 1
+
+
+def _build(_: argparse.Namespace) -> None:
+    folders = find_folders()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    is_node = _kind() is Kind.NODE
+    if is_node:
+        with exclusive(folders, "build"):
+            install_missing(folders)
+    for module in MODULES.values():
+        ensure_programs(folders, module)
+    if is_node:
+        build_ahead(folders, [*NODE_IMAGES, *_project_images()])
 
 
 def _load(arguments: argparse.Namespace) -> None:

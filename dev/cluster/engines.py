@@ -12,6 +12,7 @@ from typing import Protocol
 
 from dev.cluster.errors import ClusterError
 from dev.cluster.images import REGISTRY, Image, get_image, order_for_build, reference, stage_context
+from dev.cluster.lock import IMAGES, exclusive
 from dev.cluster.progress import step
 from dev.cluster.settings import REPOSITORY, Folders
 from dev.cluster.shell import find_program, is_mounted, run, run_logged, succeeds
@@ -190,6 +191,17 @@ def ensure_built(engine: Engine, images: Sequence[Image]) -> None:
     for image in images:
         if not engine.has(reference(image.name)):
             engine.build(image)
+
+
+def build_ahead(folders: Folders, names: Iterable[str]) -> None:
+    """Build images before a node needs them; the lock is free between two, for a node that is loading."""
+    podman = Podman(folders)
+    for image in order_for_build(names):
+        with exclusive(folders, "build", name=IMAGES):
+            try:
+                ensure_built(podman, [image])
+            finally:
+                podman.unmount()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dev.cluster.errors import ClusterError
-from dev.cluster.progress import step
+from dev.cluster.progress import say, step
 from dev.cluster.settings import KUBERNETES_VERSION, REPOSITORY, Folders
 from dev.cluster.shell import is_installed, run, run_logged
 
@@ -116,7 +116,9 @@ def _build(folders: Folders, module: GoModule, program: str, path: Path) -> None
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
     flags = " ".join(("-s", "-w", *module.linker_flags))
-    command = ["go", "build", "-mod=readonly", "-trimpath", "-tags", ",".join(module.tags), "-ldflags", flags]
+    # The linker drops what debuggers need; not making it in the first place saves an eighth of the time.
+    command = ["go", "build", "-mod=readonly", "-trimpath", "-gcflags=all=-dwarf=false"]
+    command += ["-tags", ",".join(module.tags), "-ldflags", flags]
     log = folders.cache / "go" / "logs" / f"{program}.log"
     with step(f"building {program} from its Go module (once; log {log})"):
         run_logged(
@@ -134,7 +136,11 @@ def _build_lock(folders: Folders, module: GoModule) -> Iterator[None]:
     lock = folders.cache / "go" / f"{module.name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"  another command is building {module.name}; waiting for it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
