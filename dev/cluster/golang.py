@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -72,6 +73,13 @@ PROMETHEUS = GoModule(
 )
 """Debian's cannot discover pods; the discoveries of the clouds are left out because they are most of the build."""
 MODULES = {module.name: module for module in (KUBERNETES, ETCD, HELM, VOLUMES, COREDNS, PAUSE, KWOK, PROMETHEUS)}
+"""What the cluster and the tests need."""
+ARGO_ROLLOUTS = GoModule(
+    "argo-rollouts", {"rollouts-controller": "github.com/argoproj/argo-rollouts/cmd/rollouts-controller"}
+)
+FLAGGER = GoModule("flagger", {"flagger": "github.com/fluxcd/flagger/cmd/flagger"})
+PEERS = {module.name: module for module in (ARGO_ROLLOUTS, FLAGGER)}
+"""What the benchmarks compare with."""
 
 
 def compute_key(module: GoModule) -> str:
@@ -109,6 +117,25 @@ def ensure_program(folders: Folders, module: GoModule, program: str) -> Path:
 def ensure_programs(folders: Folders, module: GoModule) -> dict[str, Path]:
     """Return the paths of all programs of a module, building the missing ones."""
     return {name: ensure_program(folders, module, name) for name in module.programs}
+
+
+def source_folder(module: GoModule, path: str) -> Path:
+    """Return the folder with the source of a Go module that a module needs; it is fetched if it is not there.
+
+    Raises:
+        ClusterError: if the module does not need it.
+    """
+    check_go(module)
+    found = run(["go", "mod", "download", "-json", path], cwd=module.folder, timeout=600)
+    return Path(json.loads(found)["Dir"])
+
+
+def needed_version(module: GoModule, path: str) -> str:
+    """Return the version of a Go module that a module's `go.mod` pins."""
+    found = re.search(rf"\b{re.escape(path)} (v\S+)", (module.folder / "go.mod").read_text())
+    if found is None:
+        raise ClusterError(f"the go.mod of {module.name} does not need {path}")
+    return found.group(1)
 
 
 def _build(folders: Folders, module: GoModule, program: str, path: Path) -> None:

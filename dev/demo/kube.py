@@ -130,6 +130,10 @@ class Kube:
                 raise TookTooLongError(f"{kind} {name} is still there after {timeout:.0f} s")
             time.sleep(0.2)
 
+    def get_text(self, path: str) -> str:
+        """GET a path of the API server, such as ``/metrics``."""
+        return str(self._dynamic.request("get", path, serialize=False).data.decode())
+
     def service_get(self, service: str, path: str, namespace: str = SYSTEM, timeout: float = 5, **query: str) -> Any:
         """GET a path of a Service through the API server's proxy; return the JSON answer, or None if there is none."""
         path = f"/api/v1/namespaces/{namespace}/services/{service}/proxy{path}"

@@ -10,12 +10,14 @@ from rich.console import Console
 
 from dev import installation
 from dev.demo.kube import Kube
-from tests.benchmarks import cold_start, control_plane, rollback, serving_latency, trainer
+from tests.benchmarks import cold_start, control_plane, releases, rollback, scale, serving_latency, trainer
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.report import PAGE, Table, describe_machine, replace_section
 from tests.e2e import artifacts
 
-ON_CLUSTER = {module.NAME: module.measure for module in (cold_start, serving_latency, rollback, control_plane)}
+ON_CLUSTER = {
+    module.NAME: module.measure for module in (cold_start, serving_latency, rollback, control_plane, releases, scale)
+}
 NAMES = [*ON_CLUSTER, trainer.NAME]
 
 

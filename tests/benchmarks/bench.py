@@ -50,24 +50,51 @@ class Bench:
 
     def operator_metrics(self) -> dict[str, float]:
         """Return the operator's own series, summed over their labels."""
-        (pod,) = self.kube.pods("app.kubernetes.io/component=operator", SYSTEM)
+        return self.pod_metrics("operator", 8080)
+
+    def pod_metrics(self, component: str, port: int) -> dict[str, float]:
+        """Return the series of a part of Tidegate, summed over their labels."""
+        (pod,) = self.kube.pods(f"app.kubernetes.io/component={component}", SYSTEM)
         text = self.kube.core().connect_get_namespaced_pod_proxy_with_path(
-            f"{pod['metadata']['name']}:8080", SYSTEM, "metrics"
+            f"{pod['metadata']['name']}:{port}", SYSTEM, "metrics"
         )
-        sums: dict[str, float] = defaultdict(float)
-        for line in text.splitlines():
-            if not line.startswith("#"):
-                series, value = line.rsplit(" ", 1)
-                sums[series.split("{")[0]] += float(value)
-        return sums
+        return sum_series(text)
+
+
+def parse_series(text: str) -> Iterator[tuple[str, float]]:
+    """Yield each series of Prometheus' text format, labels included, with its value."""
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            series, value = line.rsplit(" ", 1)
+            yield series, float(value)
+
+
+def sum_series(text: str) -> dict[str, float]:
+    """Return the series by name, summed over their labels."""
+    sums: dict[str, float] = defaultdict(float)
+    for series, value in parse_series(text):
+        sums[series.split("{")[0]] += value
+    return sums
+
+
+def poll(holds: Callable[[], Any], what: str, timeout: float) -> None:
+    """Ask again and again until a statement is true."""
+    deadline = time.monotonic() + timeout
+    while not holds():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not after {timeout:.0f} s: {what}")
+        time.sleep(0.2)
 
 
 @dataclass(slots=True)
 class Watcher:
-    """Follows the Deployments of a namespace and notes when each state was seen."""
+    """Follows the objects of a kind in a namespace and notes when each state was seen."""
 
     kube: Kube
     namespace: str
+    group: str = GROUP
+    version: str = VERSION
+    plural: str = "deployments"
     seen: dict[str, Object] = field(default_factory=dict)
     spec_seen: dict[tuple[str, int], float] = field(default_factory=dict)
     """When a generation was first seen."""
@@ -98,7 +125,7 @@ class Watcher:
         version = ""
         while not self._stopped:
             answer = api.list_namespaced_custom_object(
-                GROUP, VERSION, self.namespace, "deployments",
+                self.group, self.version, self.namespace, self.plural,
                 watch=True, resource_version=version, timeout_seconds=600, _preload_content=False,
             )  # fmt: skip
             for line in _lines(answer):
@@ -115,7 +142,8 @@ class Watcher:
             self.spec_seen.setdefault((name, metadata["generation"]), now)
             observed = (found.get("status") or {}).get("observedGeneration")
             if observed is not None:
-                self.status_seen.setdefault((name, observed), now)
+                # Argo Rollouts writes the number as a text.
+                self.status_seen.setdefault((name, int(observed)), now)
             self._changed.notify_all()
         return str(metadata["resourceVersion"])
 

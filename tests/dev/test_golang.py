@@ -4,7 +4,17 @@ import pytest
 
 from dev.cluster import golang
 from dev.cluster.errors import ClusterError
-from dev.cluster.golang import MODULES, GoModule, check_go, compute_key, ensure_program, parse_version, program_path
+from dev.cluster.golang import (
+    MODULES,
+    PEERS,
+    GoModule,
+    check_go,
+    compute_key,
+    ensure_program,
+    needed_version,
+    parse_version,
+    program_path,
+)
 from dev.cluster.settings import KUBERNETES_VERSION, Folders
 
 
@@ -74,6 +84,18 @@ def test_missing_go_is_named(module: GoModule, monkeypatch: pytest.MonkeyPatch):
 
 def test_versions_compare_as_numbers():
     assert parse_version("go1.9") < parse_version("1.24.0") < parse_version("go1.26.8-custom")
+
+
+@pytest.mark.parametrize("module", PEERS.values(), ids=lambda module: module.name)
+def test_every_peer_is_pinned(module: GoModule):
+    assert f"module tidegate.local/dev/go/{module.name}\n" in (module.folder / "go.mod").read_text()
+    for package in module.programs.values():
+        assert needed_version(module, package.partition("/cmd/")[0]).startswith("v1.")
+
+
+def test_a_module_that_is_not_needed_has_no_version(module: GoModule):
+    with pytest.raises(ClusterError, match=r"does not need example\.org/other"):
+        needed_version(module, "example.org/other")
 
 
 @pytest.mark.parametrize("module", MODULES.values(), ids=lambda module: module.name)

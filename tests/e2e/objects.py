@@ -11,6 +11,9 @@ FAST = {
     "metrics": [{"name": "errorRate", "max": 0.05, "minSamples": 5}],
 }
 
+TINY = {"model": "resnet", "blocks": 1, "channels": 8, "epochs": 2, "batchSize": 512, "maxExamples": 20000}
+"""Configuration of a net that is trained in seconds."""
+
 
 def model_version(namespace: str, version: str, stored: Stored, **spec: Any) -> Object:
     """Make a ModelVersion of the model ``m``."""
@@ -42,6 +45,23 @@ def deployment(namespace: str, version: str, name: str = "m", **spec: Any) -> Ob
             "analysis": FAST,
             "traffic": {"sticky": {"header": "x-user-id"}},
             "rollback": {"drainDelay": "2s"},
+            **spec,
+        },
+    }
+
+
+def training_job(namespace: str, name: str = "tiny", config: dict[str, Any] | None = None, **spec: Any) -> Object:
+    """Make a TrainingJob of a tiny net."""
+    return {
+        "apiVersion": TIDEGATE,
+        "kind": "TrainingJob",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "model": "m",
+            "trainer": {"algorithm": "supervised", "config": config or TINY},
+            "datasets": [{"name": "positions", "uri": "builtin://connect4-solved"}],
+            "resources": {"cpu": "1", "memory": "3Gi"},
+            "checkpoint": {"interval": "3s"},
             **spec,
         },
     }

@@ -8,32 +8,15 @@ import pytest
 
 from dev import installation
 from dev.cluster import kwok
-from dev.demo.kube import TIDEGATE, Kube, Object, condition, is_true
+from dev.demo.kube import Kube, Object, condition, is_true
 from tests.e2e.artifacts import Stored
 from tests.e2e.load import Load
+from tests.e2e.objects import TINY, training_job
 from tests.e2e.releases import healthy_on, serve, until
 
 pytestmark = pytest.mark.cluster
 
-TINY = {"model": "resnet", "blocks": 1, "channels": 8, "epochs": 2, "batchSize": 512, "maxExamples": 20000}
 LONG = {**TINY, "epochs": 200, "earlyStoppingPatience": 200}
-
-
-def training_job(namespace: str, name: str = "tiny", config: dict[str, Any] | None = None, **spec: Any) -> Object:
-    """Make a TrainingJob of a tiny net."""
-    return {
-        "apiVersion": TIDEGATE,
-        "kind": "TrainingJob",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {
-            "model": "m",
-            "trainer": {"algorithm": "supervised", "config": config or TINY},
-            "datasets": [{"name": "positions", "uri": "builtin://connect4-solved"}],
-            "resources": {"cpu": "1", "memory": "3Gi"},
-            "checkpoint": {"interval": "3s"},
-            **spec,
-        },
-    }
 
 
 def ended(found: Object) -> bool:

@@ -1,6 +1,7 @@
 """Prometheus series of the control plane itself."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.process_collector import ProcessCollector
 
 __all__ = ["RouterMetrics"]
 
@@ -12,6 +13,7 @@ class RouterMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self.connected = Gauge("tidegate_router_connected_proxies", "Proxies connected now", registry=self.registry)
         self.routes = Gauge("tidegate_router_routes", "Routes that are served", registry=self.registry)
         self.pushes = Counter(

@@ -1,0 +1,247 @@
+"""200 releases at once: Tidegate beside Argo Rollouts, Flagger and the floor that the workload controllers set."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from dev import installation
+from dev.cluster import kwok
+from dev.demo.kube import TIDEGATE, Object, is_true
+from tests.benchmarks import peers
+from tests.benchmarks.bench import Bench, Watcher
+from tests.benchmarks.peers import ARGO, ARGO_LIFTED, FLAGGER_CONTROLLER, Usage
+from tests.benchmarks.report import Table
+from tests.e2e.objects import deployment
+
+NAME = "releases"
+COUNT = 200
+CLIENTS = 8
+TIMEOUT = 900.0
+HOLD = "5s"
+SHARES = (30, 60)
+NO_USAGE = Usage(0, 0, 0)
+ON_FAKE_NODES = {
+    "nodeSelector": {"type": "kwok"},
+    "tolerations": [{"key": kwok.ANNOTATION, "operator": "Exists"}],
+}
+ABOUT = f"""\
+{COUNT} objects are created at once and, when all are healthy, all released at once: 30 %, hold 5 s, 60 %, hold 5 s,
+all; 10 s is the least that a release can take. Pods run on fake nodes of kwok, one for each version. The *floor* is the
+same number of apps/v1 Deployments, created and given another image: what the workload controllers alone need. They are
+limited by kube-controller-manager's client (20 requests a second by default; *lifted*: `--kube-api-qps 500
+--kube-api-burst 1000` and 20 concurrent syncs). Argo Rollouts {{argo}} runs without a traffic router, which spares it
+writes that Tidegate makes (Route, Service, Envoy); with its default limits, and with `--qps 500 --burst 1000`. Flagger
+{{flagger}} moves the weights of an HTTPRoute; its least interval is 10 s, so that 20 s is the least that its release
+can take, and it makes two Deployments of each. *Requests* are counted by the API server for each release; processor
+time and resident memory are from the controllers' own metrics. Tidegate's are those of operator and router's control
+plane together. The peers run as processes outside a pod."""
+COLUMNS = (
+    "kube-controller-manager", "who", "create → all healthy", "release → all healthy",
+    "requests each", "CPU each", "memory",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """Somebody who releases: what is written, and when it has happened."""
+
+    kind: str
+    api_version: str
+    plural: str
+    make: Callable[[str, str], Sequence[Object]]
+    """Namespace and name → the objects to create."""
+    change: tuple[str, str, Object]
+    """Kind, apiVersion and merge patch that release the next version."""
+    is_created: Callable[[Object], bool]
+    is_released: Callable[[Object], bool]
+
+
+def measure(bench: Bench, count: int = COUNT) -> Table:
+    """Measure everybody, with the default and with lifted limits of kube-controller-manager."""
+    rows = []
+    try:
+        for label, flags in (("default", ()), ("lifted", ("--lift-limits",))):
+            installation.cluster("up", *flags)
+            installation.cluster("kwok", "up", "--nodes", "4")
+            for who, row in _measure_everybody(bench, count, lifted=bool(flags)):
+                rows.append([label, who, *row])
+                print(" · ".join(rows[-1]), flush=True)
+    finally:
+        installation.cluster("kwok", "down")
+        installation.cluster("up")
+    about = ABOUT.format(argo=ARGO.version, flagger=FLAGGER_CONTROLLER.version)
+    return Table(NAME, f"{count} releases at once", about, COLUMNS, rows)
+
+
+def _measure_everybody(bench: Bench, count: int, *, lifted: bool) -> Iterator[tuple[str, list[str]]]:
+    """Flagger, which makes twice the workloads, is measured only where the workload controllers do not hold it up."""
+    yield "floor: apps/v1 Deployment", _measure(bench, FLOOR, count, None)
+    if not lifted:
+        with peers.running(bench, ARGO) as argo:
+            yield "Argo Rollouts", _measure(bench, ROLLOUT, count, argo.usage)
+    with peers.running(bench, ARGO, ARGO_LIFTED) as argo:
+        yield "Argo Rollouts, its limits lifted", _measure(bench, ROLLOUT, count, argo.usage)
+    if lifted:
+        with peers.running(bench, FLAGGER_CONTROLLER) as flagger:
+            yield "Flagger", _measure(bench, CANARY, count, flagger.usage)
+    with peers.own_requests_counted(bench):
+        yield "**Tidegate**", _measure(bench, DEPLOYMENT, count, lambda: peers.own_usage(bench))
+
+
+def _measure(bench: Bench, who: Contender, count: int, usage: Callable[[], Usage] | None) -> list[str]:
+    names = [f"m{number:04d}" for number in range(count)]
+    with _namespace(bench, who) as namespace, _watch(bench, who, namespace) as watcher:
+        created = _time(
+            lambda name: [bench.kube.apply(each) for each in who.make(namespace, name)],
+            names, watcher, who.is_created, "created",
+        )  # fmt: skip
+        before = usage() if usage else NO_USAGE
+        kind, api_version, patch = who.change
+        released = _time(
+            lambda name: bench.kube.merge(kind, name, patch, namespace, api_version),
+            names, watcher, who.is_released, "released",
+        )  # fmt: skip
+        used = usage() - before if usage else None
+    figures = [f"{created:.1f} s", f"{released:.1f} s"]
+    if used is None:
+        return [*figures, "–", "–", "–"]
+    return [
+        *figures, f"{used.requests / count:.1f}", f"{1000 * used.cpu / count:.0f} ms", f"{used.memory / 1e6:.0f} MB",
+    ]  # fmt: skip
+
+
+def _time(
+    act: Callable[[str], Any], names: Sequence[str], watcher: Watcher, holds: Callable[[Object], bool], what: str
+) -> float:
+    """Return the seconds from the first write until a statement is true of all objects."""
+    begin = time.monotonic()
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        list(clients.map(act, names))
+    watcher.until(
+        lambda: all(name in watcher.seen and holds(watcher.seen[name]) for name in names),
+        f"all {len(names)} {what}", TIMEOUT,
+    )  # fmt: skip
+    return time.monotonic() - begin
+
+
+@contextmanager
+def _namespace(bench: Bench, who: Contender) -> Iterator[str]:
+    with bench.namespace() as namespace:
+        if who is DEPLOYMENT:
+            bench.register(namespace, "1.0.0", bench.store["good"])
+            bench.register(namespace, "1.1.0", bench.store["better"])
+        yield namespace
+
+
+@contextmanager
+def _watch(bench: Bench, who: Contender, namespace: str) -> Iterator[Watcher]:
+    group, _, version = who.api_version.rpartition("/")
+    with Watcher(bench.kube, namespace, group, version, who.plural).running() as watcher:
+        yield watcher
+
+
+# ---- what each of them is asked for ----------------------------------------------------------------------------------
+
+
+def _pod(image: str = "tidegate.local/bench:1") -> Object:
+    return {"containers": [{"name": "serving", "image": image}], **ON_FAKE_NODES}
+
+
+NEXT_IMAGE: Object = {"spec": {"template": {"spec": _pod("tidegate.local/bench:2")}}}
+
+
+def _workload(api_version: str, kind: str, namespace: str, name: str, **spec: Any) -> Object:
+    labels = {"app": name}
+    return {
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": _pod()},
+            **spec,
+        },
+    }
+
+
+def _make_plain(namespace: str, name: str) -> list[Object]:
+    return [_workload("apps/v1", "Deployment", namespace, name)]
+
+
+def _make_rollout(namespace: str, name: str) -> list[Object]:
+    steps = [step for share in SHARES for step in ({"setWeight": share}, {"pause": {"duration": HOLD}})]
+    strategy = {"canary": {"steps": steps}}
+    return [_workload("argoproj.io/v1alpha1", "Rollout", namespace, name, strategy=strategy)]
+
+
+def _make_canary(namespace: str, name: str) -> list[Object]:
+    canary = {
+        "apiVersion": "flagger.app/v1beta1",
+        "kind": "Canary",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+            "service": {"port": 80, "gatewayRefs": [{"name": "gateway", "namespace": namespace}]},
+            "analysis": {"interval": "10s", "threshold": 5, "stepWeights": list(SHARES)},
+        },
+    }
+    return [*_make_plain(namespace, name), canary]
+
+
+def _make_deployment(namespace: str, name: str) -> list[Object]:
+    found = deployment(namespace, "1.0.0", name=name, analysis={"interval": "1s"})
+    steps = [step for share in SHARES for step in ({"setPercent": share}, {"hold": HOLD})]
+    found["spec"]["strategy"] = {"canary": {"steps": steps}}
+    found["spec"]["serving"]["scheduling"] = ON_FAKE_NODES
+    return [found]
+
+
+def _is_available(found: Object) -> bool:
+    status = found.get("status") or {}
+    current = status.get("observedGeneration") == found["metadata"]["generation"]
+    return current and all(status.get(each) == 1 for each in ("replicas", "updatedReplicas", "availableReplicas"))
+
+
+def _is_updated(found: Object) -> bool:
+    return found["metadata"]["generation"] > 1 and _is_available(found)
+
+
+def _is_healthy(found: Object) -> bool:
+    status = found.get("status") or {}
+    current = status.get("observedGeneration") == str(found["metadata"]["generation"])
+    return current and status.get("phase") == "Healthy" and status.get("stableRS") == status.get("currentPodHash")
+
+
+def _is_rolled_out(found: Object) -> bool:
+    return found["metadata"]["generation"] > 1 and _is_healthy(found)
+
+
+def _is_in_phase(phase: str) -> Callable[[Object], bool]:
+    return lambda found: (found.get("status") or {}).get("phase") == phase
+
+
+def _is_stable(version: str) -> Callable[[Object], bool]:
+    ready = is_true("Ready")
+    return lambda found: ready(found) and found["status"]["stable"]["modelVersion"] == version
+
+
+FLOOR = Contender(
+    "Deployment", "apps/v1", "deployments", _make_plain, ("Deployment", "apps/v1", NEXT_IMAGE),
+    _is_available, _is_updated,
+)  # fmt: skip
+ROLLOUT = Contender(
+    "Rollout", "argoproj.io/v1alpha1", "rollouts", _make_rollout, ("Rollout", "argoproj.io/v1alpha1", NEXT_IMAGE),
+    _is_healthy, _is_rolled_out,
+)  # fmt: skip
+CANARY = Contender(
+    "Canary", "flagger.app/v1beta1", "canaries", _make_canary, ("Deployment", "apps/v1", NEXT_IMAGE),
+    _is_in_phase("Initialized"), _is_in_phase("Succeeded"),
+)  # fmt: skip
+DEPLOYMENT = Contender(
+    "Deployment", TIDEGATE, "deployments", _make_deployment,
+    ("Deployment", TIDEGATE, {"spec": {"modelVersion": "m-1.1.0"}}), _is_stable("m-1.0.0"), _is_stable("m-1.1.0"),
+)  # fmt: skip
