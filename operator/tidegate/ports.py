@@ -18,6 +18,7 @@ __all__ = [
     "OWN_KINDS",
     "POD",
     "ROUTE",
+    "SECRET",
     "SERVICE",
     "TRAINING_JOB",
     "WATCHED_KINDS",
@@ -75,6 +76,7 @@ JOB = Kind("batch/v1", "Job", "jobs")
 POD = Kind("v1", "Pod", "pods")
 SERVICE = Kind("v1", "Service", "services")
 CONFIG_MAP = Kind("v1", "ConfigMap", "configmaps")
+SECRET = Kind("v1", "Secret", "secrets")
 
 OWN_KINDS = (TRAINING_JOB, MODEL_VERSION, DEPLOYMENT, ABTEST, ROUTE)
 WATCHED_KINDS = (*OWN_KINDS, WORKLOAD, JOB, POD, SERVICE)

@@ -69,7 +69,8 @@ BAD_QUERY = {
     "interval": "1s",
     "metrics": [{"name": "errorRate", "max": 0.05}, {"name": "custom", "query": "sum(rate(x[1m])", "max": 3}],
 }
-FAULT = "the query of custom cannot be asked: unclosed left parenthesis; correct analysis.metrics[].query"
+WHERE = "unclosed left parenthesis (line 1, column 4)"
+FAULT = f"the query of custom cannot be asked: {WHERE}; correct analysis.metrics[].query"
 
 
 def check_query_refused(world: World, message: str) -> None:

@@ -25,6 +25,7 @@ NEXT: Mapping[str, tuple[str, tuple[str, ...]]] = {
     Reason.PAUSE_STEP: ("It waits for you. Decide:", DECIDE),
     Reason.GATE_CLOSED: ("It goes on by itself when the gate opens. To decide without:", DECIDE),
     Reason.GATE_UNREACHABLE: ("Mend the gate or its address, and it goes on by itself. To decide without:", DECIDE),
+    Reason.BAD_GATE_CREDENTIALS: ("Mend the gate's Secret, and it goes on by itself. To decide without:", DECIDE),
     Reason.ANALYSIS_FAILED: ("It waits for you. Decide:", DECIDE),
     Reason.INCONCLUSIVE_LIMIT: ("It waits for you. Decide:", DECIDE),
     Reason.NO_DATA: ("It goes on by itself when data comes. Is there traffic? To decide without:", DECIDE),
