@@ -76,8 +76,8 @@ def needs_run(job: TrainingJob, observed: Observed, now: datetime) -> bool:
 
 
 def needs_recorded_result(job: TrainingJob, observed: Observed, now: datetime) -> bool:
-    """Whether the Job is complete, but the pod that held the result is gone."""
-    if job.status.phase in FINAL or job.status.model_version or Scene(job, observed, now).own_version:
+    """Whether the Job is complete, its result is not written down, and the pod that held it is gone."""
+    if job.status.phase in FINAL or job.status.model_version:
         return False
     if observed.job is None or observed.job.outcome is not JobOutcome.COMPLETE:
         return False
