@@ -540,6 +540,7 @@ async def test_commands_are_consumed_once() -> None:
     await made.settle(20)
     assert made.status["lastCommand"]["id"] == "c1"
     assert made.shares == [*RELEASE[:2], RELEASE[0]]
+    assert (made.condition("Stalled")["reason"], made.status["phase"]) == ("Aborted", "RolledBack")
     made.release("3.0.0")
     await made.settle(60)
     assert made.shares[-1] == {"connect4-3.0.0": 100}

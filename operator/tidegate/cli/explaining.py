@@ -32,6 +32,7 @@ NEXT: Mapping[str, tuple[str, tuple[str, ...]]] = {
     Reason.INCONCLUSIVE: ("It goes on by itself when there are enough samples. To decide without:", DECIDE),
     Reason.METRIC_SOURCE_ERROR: ("Mend the metric source, and it goes on by itself. To decide without:", DECIDE),
     Reason.INVALID_QUERY: ("Correct the query in spec.analysis.metrics, and it goes on by itself.", ()),
+    Reason.ABORTED: ("A person ended it. Set spec.modelVersion to another version, or try this one again:", ("retry",)),
     Reason.ROLLED_BACK: ("Set spec.modelVersion to a good version, or try this one again:", ("retry",)),
     Reason.PODS_NOT_READY: (PODS, ("pods",)),
     Reason.STABLE_PODS_NOT_READY: (PODS, ("pods",)),

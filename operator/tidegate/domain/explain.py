@@ -310,7 +310,8 @@ def _not_started(s: Situation) -> Explanation | None:
     rejection = s.rejection
     if rejection is not None:
         message = f"{name} was taken back: {rejection.message}{serving}; ask for another version, or retry"
-        return Explanation(Reason.ROLLED_BACK, message, DeploymentPhase.ROLLED_BACK, Health.STALLED)
+        reason = Reason.ABORTED if rejection.reason == Reason.ABORTED else Reason.ROLLED_BACK
+        return Explanation(reason, message, DeploymentPhase.ROLLED_BACK, Health.STALLED)
     refused = _query_refused(s, serving) if s.status.rollback is None else None
     if refused is not None:
         return refused

@@ -42,6 +42,11 @@ class Shadowing:
     shadow: Shadow
 
     @property
+    def owner(self) -> names.Owner:
+        """The Deployment."""
+        return names.Owner("Deployment", self.deployment, self.deployment_uid)
+
+    @property
     def name(self) -> str:
         """Name of the workload and the Service."""
         return names.comparator(self.deployment, self.version.model_version, self.version.digest)
@@ -121,13 +126,8 @@ def _build_pod(shadowing: Shadowing, platform: Platform) -> Manifest:
 
 
 def _metadata(shadowing: Shadowing) -> Manifest:
-    return {
-        "name": shadowing.name,
-        "namespace": shadowing.namespace,
-        "labels": _labels(shadowing),
-        "annotations": _annotations(shadowing),
-        "ownerReferences": [names.owner_reference("Deployment", shadowing.deployment, shadowing.deployment_uid)],
-    }
+    labels, annotations = _labels(shadowing), _annotations(shadowing)
+    return names.child_metadata(shadowing.name, shadowing.namespace, shadowing.owner, labels, annotations)
 
 
 def _labels(shadowing: Shadowing) -> dict[str, str]:
@@ -139,7 +139,7 @@ def _selector(shadowing: Shadowing) -> dict[str, str]:
 
 
 def _annotations(shadowing: Shadowing) -> dict[str, str]:
-    return names.owner_annotation("Deployment", shadowing.deployment) | {
+    return names.owner_annotation(shadowing.owner) | {
         MODEL_VERSION_ANNOTATION: shadowing.version.model_version,
         DIGEST_ANNOTATION: shadowing.version.digest,
     }
