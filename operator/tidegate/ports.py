@@ -132,8 +132,19 @@ class Objects(Protocol):
         """Return the watched objects of one namespace that carry all these labels, ordered by name."""
         ...
 
-    async def apply(self, manifest: Manifest, *, field_manager: str = "tidegate") -> Manifest:
-        """Apply server-side, forced; no request is made when the object already is like this."""
+    async def apply(
+        self, manifest: Manifest, *, field_manager: str = "tidegate", decided_on: Manifest | None = None
+    ) -> Manifest:
+        """Apply server-side, forced; no request is made when the object already is like this.
+
+        Args:
+            manifest: The fields that are wanted.
+            field_manager: Whose they are.
+            decided_on: As for `delete`.
+
+        Raises:
+            Conflict: The object that this was decided on has changed since it was read.
+        """
         ...
 
     async def delete(self, key: Key, *, decided_on: Manifest | None = None) -> None:
