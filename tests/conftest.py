@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 from rich.console import Console
 
 from dev import installation
@@ -13,13 +14,26 @@ from dev.demo.kube import Kube
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 # As the trainer sets it for itself before it imports torch: beside other work, threads that wait must not spin.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+# A busy machine is no counterexample: by default an example that takes 0.2 s fails its test.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
+
+
+BUILT = {"helm", "promtool"}
+"""Fixtures that give a program of Go, built where the cache does not have it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick tests first; those that need Tidegate on the cluster after those that stop and start the cluster itself."""
+    """Tests of logic first: on a fresh machine `make test` builds meanwhile what the others need.
 
-    def late(item: pytest.Item) -> tuple[bool, bool]:
-        return item.get_closest_marker("cluster") is not None, "installed" in getattr(item, "fixturenames", ())
+    Then the rest, the cluster last, and there those that need Tidegate on it after those that stop and start the
+    cluster itself.
+    """
+
+    def late(item: pytest.Item) -> tuple[bool, bool, bool]:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        needs_programs = item.get_closest_marker("apiserver") is not None or bool(fixtures & BUILT)
+        return item.get_closest_marker("cluster") is not None, "installed" in fixtures, needs_programs
 
     items.sort(key=late)
 

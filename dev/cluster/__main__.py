@@ -8,11 +8,12 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dev.cluster.current import CurrentProvider
 from dev.cluster.daemons import DAEMONS, Options
-from dev.cluster.engines import Docker, Podman, build_ahead, push_images
+from dev.cluster.engines import Docker, Podman, build_ahead, order_ahead, push_images
 from dev.cluster.errors import ClusterError
 from dev.cluster.golang import MODULES, ensure_programs
 from dev.cluster.images import IMAGES, NODE_IMAGES, PROJECT_IMAGES, references
@@ -24,7 +25,7 @@ from dev.cluster.node import Node
 from dev.cluster.packages import install_missing
 from dev.cluster.progress import say
 from dev.cluster.providers import Kind, Provider, choose_provider, kubeconfig_in_force
-from dev.cluster.settings import find_folders, find_network
+from dev.cluster.settings import Folders, find_folders, find_network
 from dev.cluster.shell import is_installed
 
 NO_FAKE_NODES = "fake nodes run beside a node of our own only (CLUSTER=node)"
@@ -144,10 +145,17 @@ def _build(_: argparse.Namespace) -> None:
     if is_node:
         with exclusive(folders, "build"):
             install_missing(folders)
+    images = order_ahead([*NODE_IMAGES, *_project_images()]) if is_node else []
+    with ThreadPoolExecutor() as threads:
+        # Compilers want all processors, and images mostly wait for downloads and the disk.
+        works = [threads.submit(_build_programs, folders), threads.submit(build_ahead, folders, images)]
+    for each in works:
+        each.result()
+
+
+def _build_programs(folders: Folders) -> None:
     for module in MODULES.values():
         ensure_programs(folders, module)
-    if is_node:
-        build_ahead(folders, [*NODE_IMAGES, *_project_images()])
 
 
 def _load(arguments: argparse.Namespace) -> None:

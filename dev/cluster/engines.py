@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from dev.cluster.shell import find_program, is_mounted, run, run_logged, succeed
 
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 UNUSED_FOR = "336h"
+TURN_SECONDS = 1.0
+"""Longer than the time between two looks at the lock of a command that waits for it."""
 PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host")
 
 
@@ -193,8 +196,13 @@ def ensure_built(engine: Engine, images: Sequence[Image]) -> None:
             engine.build(image)
 
 
+def order_ahead(names: Iterable[str]) -> list[str]:
+    """The images that hold no Go program first: they need not wait for it."""
+    return sorted(names, key=lambda name: bool(get_image(name).programs))
+
+
 def build_ahead(folders: Folders, names: Iterable[str]) -> None:
-    """Build images before a node needs them; the lock is free between two, for a node that is loading."""
+    """Build images before a node needs them; between two, a node that is loading gets its turn."""
     podman = Podman(folders)
     for image in order_for_build(names):
         with exclusive(folders, "build", name=IMAGES):
@@ -202,6 +210,7 @@ def build_ahead(folders: Folders, names: Iterable[str]) -> None:
                 ensure_built(podman, [image])
             finally:
                 podman.unmount()
+        time.sleep(TURN_SECONDS)
 
 
 @contextmanager

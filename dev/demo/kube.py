@@ -175,3 +175,8 @@ def is_true(kind: str) -> Callable[[Object], bool]:
         return current and condition(found, kind).get("status") == "True"
 
     return holds
+
+
+def is_ready_pod(pod: Object) -> bool:
+    """Tell whether a pod is ready; not every API server lets pods say which generation they mean."""
+    return bool(condition(pod, "Ready").get("status") == "True")

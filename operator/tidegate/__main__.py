@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import HttpUrl
 
 from tidegate import lean  # noqa: F401  before everything that imports kopf
-from tidegate.adapters.access import AccessFolder
+from tidegate.adapters.access import AccessFolder, AccessSecrets
 from tidegate.adapters.cache import ObjectCache
 from tidegate.adapters.clock import SystemClock
 from tidegate.adapters.connection import ApiConnection
@@ -70,7 +70,7 @@ class Operator:
         self._listing = Listing(self._api, self._cache, settings.watch_namespaces, CHILD_SELECTOR)
         access = AccessFolder(settings.prometheus_credentials, settings.prometheus_secret)
         self._metrics = PrometheusMetrics(_address(settings.prometheus_url), access)
-        self._gates = WebGates()
+        self._gates = WebGates(AccessSecrets(self._api))
         mlflow_url = _address(settings.mlflow_url)
         self._registry = MLflow(mlflow_url) if mlflow_url else None
         self._turns = Turns(Limits(settings.releases_per_namespace, settings.releases_in_cluster), self._wake)

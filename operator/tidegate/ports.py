@@ -18,6 +18,7 @@ __all__ = [
     "OWN_KINDS",
     "POD",
     "ROUTE",
+    "SECRET",
     "SERVICE",
     "TRAINING_JOB",
     "WATCHED_KINDS",
@@ -75,6 +76,7 @@ JOB = Kind("batch/v1", "Job", "jobs")
 POD = Kind("v1", "Pod", "pods")
 SERVICE = Kind("v1", "Service", "services")
 CONFIG_MAP = Kind("v1", "ConfigMap", "configmaps")
+SECRET = Kind("v1", "Secret", "secrets")
 
 OWN_KINDS = (TRAINING_JOB, MODEL_VERSION, DEPLOYMENT, ABTEST, ROUTE)
 WATCHED_KINDS = (*OWN_KINDS, WORKLOAD, JOB, POD, SERVICE)
@@ -130,8 +132,19 @@ class Objects(Protocol):
         """Return the watched objects of one namespace that carry all these labels, ordered by name."""
         ...
 
-    async def apply(self, manifest: Manifest, *, field_manager: str = "tidegate") -> Manifest:
-        """Apply server-side, forced; no request is made when the object already is like this."""
+    async def apply(
+        self, manifest: Manifest, *, field_manager: str = "tidegate", decided_on: Manifest | None = None
+    ) -> Manifest:
+        """Apply server-side, forced; no request is made when the object already is like this.
+
+        Args:
+            manifest: The fields that are wanted.
+            field_manager: Whose they are.
+            decided_on: As for `delete`.
+
+        Raises:
+            Conflict: The object that this was decided on has changed since it was read.
+        """
         ...
 
     async def delete(self, key: Key, *, decided_on: Manifest | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Answers of the KServe v2 protocol over HTTP, read and compared."""
+"""Answers of the KServe v2 protocol, over HTTP and gRPC, read and compared."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from tidegate_serving.contract import Agreement
+from tidegate_serving.inference_messages import InferAnswer
 
-__all__ = ["Criterion", "IncomparableError", "agree", "read_answer"]
+__all__ = ["Criterion", "IncomparableError", "Outputs", "agree", "read_answer", "read_grpc_answer"]
 
 Array = np.ndarray[Any, Any]
+Outputs = Mapping[str, Array]
+"""The outputs of an answer, by name."""
 
 _TYPES: dict[str, Any] = {
     "BOOL": np.bool_,
@@ -30,6 +34,17 @@ _TYPES: dict[str, Any] = {
     "FP64": np.float64,
     "BYTES": np.object_,
 }
+_CONTENTS = {
+    "BOOL": "bool_contents",
+    **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
+    "INT64": "int64_contents",
+    **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+"""Where a gRPC answer has its values, unless they are in binary form; FP16 always is."""
 
 
 class IncomparableError(Exception):
@@ -47,7 +62,7 @@ class Criterion:
     """Outputs to compare; None compares all of the first answer."""
 
 
-def read_answer(body: bytes, json_length: str | None) -> dict[str, Array]:
+def read_answer(body: bytes, json_length: str | None) -> Outputs:
     """Read the outputs of an answer, by name.
 
     Args:
@@ -70,6 +85,27 @@ def read_answer(body: bytes, json_length: str | None) -> dict[str, Array]:
     return outputs
 
 
+def read_grpc_answer(body: bytes) -> Outputs:
+    """Read the outputs of a ``ModelInferResponse``, by name.
+
+    Raises:
+        IncomparableError: The answer is not one of the protocol.
+    """
+    try:
+        answer = InferAnswer.FromString(body)
+        binary = list(answer.raw_output_contents) or [None] * len(answer.outputs)
+        return {each.name: _tensor(each, raw) for each, raw in zip(answer.outputs, binary, strict=True)}
+    except (DecodeError, ValueError, KeyError) as error:
+        raise IncomparableError(f"an answer is not one of the v2 protocol: {error!r}") from error
+
+
+def _tensor(tensor: Any, binary: bytes | None) -> Array:
+    described = {"datatype": tensor.datatype, "shape": tuple(tensor.shape)}
+    if binary is None:
+        described["data"] = list(getattr(tensor.contents, _CONTENTS[tensor.datatype]))
+    return _array(described, binary)
+
+
 def _array(described: Mapping[str, Any], binary: bytes | None) -> Array:
     kind, shape = _TYPES[described["datatype"]], described["shape"]
     if binary is None:
@@ -79,7 +115,7 @@ def _array(described: Mapping[str, Any], binary: bytes | None) -> Array:
     return np.frombuffer(binary, dtype=kind).reshape(shape)
 
 
-def agree(stable: Mapping[str, Array], shadow: Mapping[str, Array], criterion: Criterion) -> bool:
+def agree(stable: Outputs, shadow: Outputs, criterion: Criterion) -> bool:
     """Tell whether two answers agree; one differing prediction among many is enough to disagree.
 
     Raises:

@@ -136,7 +136,8 @@ class ComparedVersion(ContractModel):
     """One of the two versions that a comparator asks."""
 
     model_version: str = Field(min_length=1, description="Name of the ModelVersion.")
-    url: str = Field(pattern="^http://", description="Address of its servers.")
+    url: str = Field(pattern="^http://", description="Address of its servers, over HTTP.")
+    grpc_address: str = Field(pattern="^[^/]+:[0-9]+$", description="Host and port of its servers, over gRPC.")
 
 
 class Agreement(StrEnum):

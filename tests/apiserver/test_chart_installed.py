@@ -45,11 +45,12 @@ class Release:
     def crds(self) -> set[str]:
         return set(self.server.kubectl("get", "crd", "-o", "jsonpath={.items[*].metadata.name}").split())
 
-    def may(self, account: str, verb: str, resource: str, namespace: str = "default") -> bool:
-        """Ask for the right to do something with plural.group/subresource."""
+    def may(self, account: str, verb: str, resource: str, namespace: str = "default", name: str = "") -> bool:
+        """Ask for the right to do something with plural.group/subresource, or with the object of a name."""
         whole, _, subresource = resource.partition("/")
         plural, _, group = whole.partition(".")
         what = {"verb": verb, "group": group, "resource": plural, "subresource": subresource, "namespace": namespace}
+        what["name"] = name
         review = {"spec": {"user": account, "groups": ["system:authenticated"], "resourceAttributes": what}}
         path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
         return self._api.post(path, review)["status"]["allowed"]
@@ -200,6 +201,17 @@ def test_with_namespaces_the_rights_end_at_their_border(release):
     assert release.may(OPERATOR, "create", "jobs.batch", "games")
     assert release.may(ROUTER, "watch", "endpointslices.discovery.k8s.io", NAMESPACE)
     assert not release.may(ROUTER, "watch", "routes.tidegate.dev", "default")
+
+
+def test_the_operator_reads_the_secrets_that_gates_may_name_and_no_others(release):
+    release.install(gates__secrets="{change-board}")
+    wait_until(lambda: release.may(OPERATOR, "get", "secrets", "default", "change-board"))
+    assert not release.may(OPERATOR, "get", "secrets", "default", "other")
+    assert not release.may(OPERATOR, "get", "secrets", "default")
+    assert not release.may(OPERATOR, "list", "secrets", "default", "change-board")
+    assert not release.may(ROUTER, "get", "secrets", "default", "change-board")
+    release.install(rbac__aggregate="true")
+    wait_until(lambda: not release.may(OPERATOR, "get", "secrets", "default", "change-board"))
 
 
 def test_people_with_the_usual_roles_may_use_the_kinds(release):

@@ -302,6 +302,13 @@ BAD: list[tuple[str, str, Any, str, str]] = [
     (
         "Deployment",
         "spec.strategy",
+        {"canary": steps({"gate": {"url": "https://gates/go", "secret": "Change Board"}})},
+        "spec.strategy.canary.steps[0].gate.secret",
+        "write the name of an object in this namespace",
+    ),
+    (
+        "Deployment",
+        "spec.strategy",
         {"canary": steps({"gate": {}})},
         "spec.strategy.canary.steps[0].gate.url",
         "Required value",

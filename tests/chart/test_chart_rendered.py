@@ -36,7 +36,7 @@ VALUE_SETS: dict[str, dict[str, Any]] = {
         "gpu": {"runtimeClassName": "nvidia"},
     },
     "bare": {"prometheus": {"enabled": False}, "mlflow": {"enabled": False}, "crds": {"enabled": False}},
-    "namespaces": {"watchNamespaces": ["games", "search"]},
+    "namespaces": {"watchNamespaces": ["games", "search"], "gates": {"secrets": ["change-board"]}},
     "production": {
         "operator": {"replicas": 2, "podAnnotations": {"team": "games"}, **PLACED},
         "router": PLACED,
@@ -83,6 +83,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"images": {"pullSecrets": ["registry"]}}, "pullSecrets"),
     ({"watchNamespaces": "games"}, "watchNamespaces"),
     ({"watchNamespaces": ["Games"]}, "watchNamespaces"),
+    ({"gates": {"secrets": "change-board"}}, "secrets"),
+    ({"gates": {"secrets": ["*"]}}, "secrets"),
     ({"monitoring": {"rules": {"errorRate": 5}}}, "errorRate"),
 ]
 

@@ -143,7 +143,7 @@ def test_a_release_is_aborted_and_tried_again(cluster: Cluster, place: str, ann:
     ended = ann.run("status", "connect4", "-n", place, "--wait", "-o", "json")
     assert ended.returncode == 1
     assert json.loads(ended.stdout)["exitCode"] == 1
-    assert "RolledBack" in json.loads(ended.stdout)["message"]
+    assert "Aborted" in json.loads(ended.stdout)["message"]
 
     retried = ann.run("retry", "connect4", "-n", place)
     assert (retried.returncode, retried.stdout) == (0, "Retry: connect4-2.0.0 is tried again\n")

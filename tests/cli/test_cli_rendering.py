@@ -161,6 +161,7 @@ def test_a_release_under_way_is_explained() -> None:
     [
         (healthy(), "Nothing to do", ()),
         (rolled_back(), "good version", ("tidegate retry m -n shop",)),
+        (view("Aborted", stable=active("m-1.0.0", 100)), "A person ended it", ("tidegate retry m -n shop",)),
         (releasing(canary=canary(retreat=retreat())), "while the traffic goes back", ()),
         (view("PodsNotReady", canary=canary()), "pods", ("kubectl get pods -n shop -l tidegate.dev/deployment=m",)),
         (view("Holding", canary=canary()), "by itself", ("tidegate promote m -n shop",)),
@@ -211,7 +212,6 @@ def test_every_reason_that_a_release_waits_for_has_advice() -> None:
         Reason.ROLLBACK_GATE,
         Reason.TOLERATED_FAILURE,
         Reason.ANALYSIS_PASSED,
-        Reason.ABORTED,
         Reason.SUPERSEDED,
         Reason.PROMOTED,
         Reason.NOT_KNOWN,

@@ -18,7 +18,8 @@ def condition(kind: str, value: str, reason: str) -> dict[str, Any]:
 
 
 def conditions(reason: str) -> list[dict[str, Any]]:
-    health = {"Healthy": "TFF", "RolledBack": "FFT", "AnalysisFailed": "FFT"}.get(reason, "FTF")
+    known = dict.fromkeys(("RolledBack", "Aborted", "AnalysisFailed"), "FFT") | {"Healthy": "TFF"}
+    health = known.get(reason, "FTF")
     words = {"T": "True", "F": "False"}
     kinds = ("Ready", "Reconciling", "Stalled")
     return [condition(kind, words[letter], reason) for kind, letter in zip(kinds, health, strict=True)]
@@ -58,7 +59,7 @@ def manifest(
     spec: dict[str, Any] | None = None,
     **status: Any,
 ) -> dict[str, Any]:
-    phases = {"Healthy": "Healthy", "RolledBack": "RolledBack", "PauseStep": "Paused"}
+    phases = {"Healthy": "Healthy", "RolledBack": "RolledBack", "Aborted": "RolledBack", "PauseStep": "Paused"}
     base = {
         "observedGeneration": 3,
         "phase": phases.get(reason, "Progressing"),

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from dev.cluster import images
+from dev.cluster.engines import order_ahead
 from dev.cluster.errors import ClusterError
-from dev.cluster.images import Image, list_files, order_for_build, stage_context, superseded
+from dev.cluster.images import IMAGES, Image, list_files, order_for_build, stage_context, superseded
 from dev.cluster.settings import Folders
 
 CHILD = Image("child", "child/Dockerfile", target="final")
@@ -135,3 +136,10 @@ def test_unknown_image_and_missing_dockerfile_are_named(repository: Path):
 
 def test_table_names_only_known_programs():
     assert all(module in images.MODULES for image in images.IMAGES.values() for module, _ in image.programs)
+
+
+def test_images_without_a_program_are_built_ahead_first() -> None:
+    ordered = order_ahead(IMAGES)
+    waits = [bool(IMAGES[name].programs) for name in ordered]
+    assert waits == sorted(waits)
+    assert set(ordered) == set(IMAGES)

@@ -187,6 +187,47 @@ def test_a_gate_without_an_answer_is_told_after_its_limit_and_never_rolls_back()
     until(world, settled_on("v2"))
 
 
+USELESS = GateAnswer(None, "Secret change-board: is missing; create it in namespace shop", is_misconfigured=True)
+
+
+def test_a_gate_with_a_useless_secret_is_told_at_once_and_the_release_holds_until_it_is_mended() -> None:
+    """No traffic moves, nobody is told twice, and a mended Secret lets the release go on without a person."""
+    world = waiting_at_gate()
+    world.gates[GateRole.STEP] = USELESS
+    until(world, lambda w: w.status.canary.gate.misconfigured)
+    stalled = conditions(world.status)["Stalled"]
+    assert (stalled.status, stalled.reason) == ("True", "BadGateCredentials")
+    assert f"cannot be asked ({USELESS.message})" in stalled.message
+    world.run(60)
+    assert world.status.canary is not None
+    assert (world.status.canary.step, world.status.canary.percent) == (1, 25)
+    assert [each.reason for each in world.status.decisions].count("BadGateCredentials") == 1
+    world.gates[GateRole.STEP] = GateAnswer(200)
+    until(world, settled_on("v2"))
+
+
+def test_a_rollback_gate_with_a_useless_secret_takes_nothing_back_and_is_told() -> None:
+    world = releasing(strategy=steps("25", "20s"), rollback=ROLLBACK_GATE)
+    world.gates[GateRole.ROLLBACK] = USELESS
+    until(world, lambda w: w.status.canary.rollback_gate is not None)
+    world.run(2)
+    assert "the rollback gate https://gates.example/back cannot be asked (Secret change-board" in world.status.message
+    until(world, settled_on("v2"))
+
+
+def test_both_gates_are_asked_with_the_secret_that_they_name() -> None:
+    gate = {"set_percent": 25}, {"gate": {"url": GATE, "secret": "change-board"}}
+    back = {"gate": {"url": "https://gates.example/back", "secret": "alerts"}}
+    world = until(make_world(strategy={"canary": {"steps": list(gate)}}, rollback=back), settled_on("v1"))
+    world.gates[GateRole.STEP] = GateAnswer(403)
+    world.change(model_version="v2")
+    until(world, gate_says(403))
+    assert {each.role: each.secret for each in due(world, 60)} == {
+        GateRole.STEP: "change-board",
+        GateRole.ROLLBACK: "alerts",
+    }
+
+
 def test_one_lost_answer_neither_opens_a_gate_nor_tells_anybody_again() -> None:
     world = waiting_at_gate(403)
     before = len(world.decided)

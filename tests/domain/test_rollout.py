@@ -10,10 +10,12 @@ from tests.scenarios.simulator import START, Event, World, digest_of, version
 from tidegate.api.base import Condition
 from tidegate.api.deployment import DeploymentPhase, DeploymentStatus, HistoryEntry, Outcome
 from tidegate.api.model_version import Role
+from tidegate.domain.acts import mark_free
 from tidegate.domain.release import (
     Backend,
     Experiment,
     Measurement,
+    Mirror,
     ModelState,
     Observed,
     ObservedRoute,
@@ -69,7 +71,8 @@ BAD_QUERY = {
     "interval": "1s",
     "metrics": [{"name": "errorRate", "max": 0.05}, {"name": "custom", "query": "sum(rate(x[1m])", "max": 3}],
 }
-FAULT = "the query of custom cannot be asked: unclosed left parenthesis; correct analysis.metrics[].query"
+WHERE = "unclosed left parenthesis (line 1, column 4)"
+FAULT = f"the query of custom cannot be asked: {WHERE}; correct analysis.metrics[].query"
 
 
 def check_query_refused(world: World, message: str) -> None:
@@ -359,6 +362,67 @@ def test_no_share_goes_back_to_a_stable_version_without_pods() -> None:
     world.run(20)
     assert world.status.canary is not None
     assert world.status.canary.target_percent == 75
+
+
+def test_no_share_is_written_for_pods_that_died_after_it_was_decided() -> None:
+    """Rule 3: the operator is killed between the record and the Route, and the pods of both versions die meanwhile."""
+    world = until(make_world(strategy=steps("20", "60s")), settled_on("v1"))
+    world.change(model_version="v2")
+    pods = until(world, lambda w: version("v2") in w.workloads).workloads[version("v2")]
+    pods.ages = [world.ready_after] * pods.replicas
+    decided = plan(world)
+    assert (decided.record_first, decided.route is not None) == (True, True)
+    world.status = decided.status
+    world.kill_pods("v1")
+    world.kill_pods("v2")
+    assert plan(world).route is None
+
+
+def test_no_share_goes_back_to_stable_pods_that_died_after_it_was_decided() -> None:
+    """Rule 6: the same on the way back; the canary's pods, which are ready, go on answering."""
+    world = releasing(strategy=steps("75", "60s"))
+    world.give("Abort", "1")
+    decided = plan(world)
+    assert decided.route is not None
+    world.status = decided.status
+    world.kill_pods("v1")
+    assert plan(world).route is None
+
+
+def test_the_way_back_from_a_shadow_ends_when_every_proxy_has_stopped_its_copies() -> None:
+    """Rule 3: users' shares do not change on this way, so they say nothing about it."""
+    world = until(make_world(strategy={"type": "Shadow", "shadow": {"duration": "60s"}}), settled_on("v1"))
+    world.change(model_version="v2")
+    until(world, lambda w: w.route is not None and w.route.mirror is not None and w.is_at_rest)
+    world.proxies[0].frozen = True
+    world.give("Abort", "1")
+    world.run(5)
+    assert world.status.canary is not None
+    assert world.status.draining == ()
+    world.proxies[0].frozen = False
+    until(world, lambda w: w.status.canary is None, limit=3)
+
+
+@pytest.mark.parametrize(
+    ("confirmed", "mirrored", "exists", "begins"),
+    [(True, False, True, True), (False, False, True, False), (True, True, True, False), (True, False, False, False)],
+)
+def test_the_drain_delay_begins_when_no_proxy_can_send_anything(
+    confirmed: bool, mirrored: bool, exists: bool, begins: bool
+) -> None:
+    """Rule 3: shares of 0 are not enough: a proxy that lags behind may run any Route since."""
+    stable, gone = version("v1"), version("v2")
+    world = until(make_world(), settled_on("v1"))
+    route = ObservedRoute(
+        exists=exists,
+        backends=(Backend(stable, 100, Role.STABLE),),
+        mirror=Mirror(gone, 50) if mirrored else None,
+        confirmed=confirmed,
+        live={stable: 100},
+    )
+    situation = Situation.begin(world.spec, world.status, replace(world.observe(), route=route), world.now)
+    (left,) = mark_free(situation.drain(gone, None)).status.draining
+    assert (left.since is not None) is begins
 
 
 def test_the_clock_of_one_release_does_not_run_for_the_next() -> None:

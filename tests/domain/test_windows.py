@@ -2,9 +2,10 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tidegate.api.deployment import ReleaseWindow, Weekday
@@ -125,6 +126,44 @@ def test_any_window_opens_within_two_weeks_and_looks_the_same_until_it_closes(
     assert timedelta() < found.closes - found.opens <= timedelta(hours=25)
     for later in (found.opens, found.closes - timedelta(microseconds=1)):
         assert later < moment or find_opening(windows, later) == found
+
+
+@given(
+    now=st.datetimes(datetime(2020, 1, 1), datetime(2035, 1, 1)),
+    start=CLOCKS,
+    end=CLOCKS | st.just("24:00"),
+    days=st.sets(st.sampled_from(Weekday), min_size=1),
+    zone=st.sampled_from(ZONES),
+)
+def test_it_is_open_when_the_wall_clock_of_its_zone_says_so(
+    now: datetime, start: str, end: str, days: set[Weekday], zone: str
+) -> None:
+    """Over midnight, too; days on which the clock changes have tests of their own."""
+    local = now.replace(tzinfo=UTC).astimezone(ZoneInfo(zone))
+    around = {(local + timedelta(days=number)).utcoffset() for number in (-2, 2)}
+    assume(start != end and around == {local.utcoffset()})
+    clock, today, yesterday = (f"{local:%H:%M}", *(tuple(Weekday)[local.weekday() - number] for number in (0, 1)))
+    if start < end:
+        is_open = today in days and start <= clock < end
+    else:
+        is_open = (today in days and clock >= start) or (yesterday in days and clock < end)
+    found = find_opening([window(start, end, *sorted(days), zone=zone)], local)
+    assert found is not None
+    assert (found.opens <= local < found.closes) is is_open
+
+
+@given(
+    now=st.datetimes(datetime(2020, 1, 1), datetime(2035, 1, 1)),
+    shorter=st.timedeltas(timedelta(), timedelta(days=20)),
+    zone=st.sampled_from(ZONES),
+)
+def test_time_alone_never_brings_an_opening_nearer_than_it_was(now: datetime, shorter: timedelta, zone: str) -> None:
+    """Also across changes of the clock, and for a time that they skip or repeat: what comes next only moves on."""
+    windows = [window("02:15", "02:45", zone=zone), window("23:30", "01:30", Weekday.SATURDAY, zone=zone)]
+    first, later = (find_opening(windows, each.replace(tzinfo=UTC)) for each in (now, now + shorter))
+    assert first is not None
+    assert later is not None
+    assert first.opens <= later.opens
 
 
 @pytest.mark.parametrize("zone", ["Europe/Berlln", "Europe", "Mars/Phobos", "UTC/..", "CEST+2"])

@@ -5,7 +5,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from dev.demo.kube import Kube, Object
+from dev.demo.kube import Kube, Object, is_ready_pod
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Load:
         """Start the pod and wait for the first requests."""
         self.kube.apply(self._pod())
         self.kube.wait(
-            "Pod", self.name, _running, timeout=60, namespace=self.namespace, api_version="v1", what="running"
+            "Pod", self.name, is_ready_pod, timeout=60, namespace=self.namespace, api_version="v1", what="running"
         )
         return self
 
@@ -105,8 +105,3 @@ class Load:
                 "volumes": [{"name": "tmp", "emptyDir": {}}],
             },
         }
-
-
-def _running(pod: Object) -> bool:
-    conditions = (pod.get("status") or {}).get("conditions") or []
-    return any(entry["type"] == "Ready" and entry["status"] == "True" for entry in conditions)

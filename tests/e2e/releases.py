@@ -1,7 +1,9 @@
 """What tests and benchmarks do with releases: serve, change the version, wait for a state."""
 
+import json
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from dev.demo.kube import Kube, Object, condition, is_true
 from tests.e2e.artifacts import Stored
@@ -26,6 +28,14 @@ def serve(kube: Kube, namespace: str, version: str, stored: Stored, **spec: obje
 def release(kube: Kube, namespace: str, version: str) -> None:
     """Change the one field that releases."""
     kube.merge("Deployment", "m", {"spec": {"modelVersion": f"m-{version}"}}, namespace)
+
+
+def command(kube: Kube, namespace: str, name: str) -> None:
+    """Give a command the way a person's tool does."""
+    value = json.dumps(
+        {"id": f"{name}-{time.time_ns()}", "command": name, "by": "ann", "at": datetime.now(UTC).isoformat()}
+    )
+    kube.merge("Deployment", "m", {"metadata": {"annotations": {"tidegate.dev/command": value}}}, namespace)
 
 
 def serve_then_release(

@@ -1,9 +1,7 @@
 """Releases on the real node: behaviour.md, rules 1 to 12 and the scenarios named in each test."""
 
-import json
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import pytest
 
@@ -13,6 +11,7 @@ from tests.e2e.load import Load
 from tests.e2e.objects import FAST, deployment
 from tests.e2e.releases import (
     canary_percent,
+    command,
     healthy_on,
     pods,
     ready_version,
@@ -243,14 +242,6 @@ def test_person_goes_back_and_changes_her_mind(
     command(kube, namespace, "Retry")
     until(kube, namespace, healthy_on("1.1.0"), "promoted again")
     assert users.stop().failed == {}
-
-
-def command(kube: Kube, namespace: str, name: str) -> None:
-    """Give a command the way a person's tool does."""
-    value = json.dumps(
-        {"id": f"{name}-{time.time_ns()}", "command": name, "by": "ann", "at": datetime.now(UTC).isoformat()}
-    )
-    kube.merge("Deployment", "m", {"metadata": {"annotations": {"tidegate.dev/command": value}}}, namespace)
 
 
 def test_same_name_in_two_namespaces(

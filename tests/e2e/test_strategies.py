@@ -21,11 +21,8 @@ from tests.e2e.releases import (
 
 pytestmark = pytest.mark.cluster
 
-SHADOW = {
-    "type": "Shadow",
-    "shadow": {"duration": "6s", "minSamples": 50, "maxDisagreement": 0.02, "then": "Immediate"},
-    "immediate": {"bake": "2s"},
-}
+SHADOW_STEP = {"duration": "6s", "minSamples": 50, "maxDisagreement": 0.02, "then": "Immediate"}
+SHADOW = {"type": "Shadow", "shadow": SHADOW_STEP, "immediate": {"bake": "2s"}}
 
 
 def copies(found: Object) -> float:
@@ -66,7 +63,9 @@ def test_a_shadowed_version_that_answers_otherwise_never_gets_a_user(
     kube: Kube, namespace: str, store: dict[str, Stored], load: Callable[..., Load]
 ) -> None:
     """Requirement 0.40: taken back by its disagreements; every answer that a user got is stable's."""
-    users = serve_then_release(kube, namespace, load, (store["good"], store["better"]), strategy=SHADOW)
+    numbers = {"agreement": "Tolerance", "tolerance": 0.001, "outputs": ["value"]}
+    strategy = SHADOW | {"shadow": {**SHADOW_STEP, **numbers}}
+    users = serve_then_release(kube, namespace, load, (store["good"], store["better"]), strategy=strategy)
     found = until(kube, namespace, rolled_back, "rolled back")
     seen = users.stop()
     assert (seen.failed, set(seen.answered)) == ({}, {"m-1.0.0"})

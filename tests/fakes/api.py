@@ -127,12 +127,15 @@ class FakeApi:
         self._version += 1
         return {"kind": "Status", "status": "Success"}
 
+    def _new_uid(self, path: str) -> str:
+        return f"uid-{self._version}"
+
     def _store(self, path: str, manifest: Manifest) -> Manifest:
         before = self.objects.get(path)
         manifest = duplicate(manifest)
         metadata = manifest["metadata"]
         self._version += 1
-        metadata["uid"] = before["metadata"]["uid"] if before else f"uid-{self._version}"
+        metadata["uid"] = before["metadata"]["uid"] if before else self._new_uid(path)
         metadata["resourceVersion"] = before["metadata"]["resourceVersion"] if before else str(self._version)
         metadata["generation"] = before["metadata"]["generation"] if before else 1
         if before is not None and before == manifest:

@@ -191,7 +191,9 @@ class FakeObjects:
             and wanted <= manifest["metadata"].get("labels", {}).items()
         ]
 
-    async def apply(self, manifest: Manifest, *, field_manager: str = "tidegate") -> Manifest:
+    async def apply(
+        self, manifest: Manifest, *, field_manager: str = "tidegate", decided_on: Manifest | None = None
+    ) -> Manifest:
         key = key_of(manifest)
         json.dumps(manifest)  # a manifest is JSON, or the real API server could not take it
         before = self._objects.get(key)
@@ -199,6 +201,7 @@ class FakeObjects:
         after = _merge(copy.deepcopy(before or {}), manifest, replaced)
         if after == before:
             return before
+        self._check(decided_on)
         self._request("apply", key)
         return self._answer("apply", key, self.put(after))
 
@@ -211,8 +214,7 @@ class FakeObjects:
         return self._answer("create", key, self.put(manifest))
 
     async def delete(self, key: Key, *, decided_on: Manifest | None = None) -> None:
-        if decided_on is not None and self._objects.get(key_of(decided_on)) != decided_on:
-            raise Conflict("Outdated", "changed since it was read")
+        self._check(decided_on)
         self._request("delete", key)
         self.remove(key)
         self._answer("delete", key, {})
@@ -232,6 +234,10 @@ class FakeObjects:
 
     async def read_again(self) -> None:
         """Nothing is cached here: every read is fresh."""
+
+    def _check(self, decided_on: Manifest | None) -> None:
+        if decided_on is not None and self._objects.get(key_of(decided_on)) != decided_on:
+            raise Conflict("Outdated", "changed since it was read")
 
     def _request(self, verb: str, key: Key) -> None:
         self.requests.append((verb, key))

@@ -1,9 +1,4 @@
-"""A cluster in memory, and an operator process in it that may die between any two instructions.
-
-What is made up: the API server (`FakeApi`), the pods, the proxies with their router, Prometheus and the time. What is
-real: the planner, the reconciler with its mapping of errors, the memory (`ObjectCache`), the writes
-(`KubernetesObjects`), who is woken by what (`Wakeups`). `Mortal` resumes the reconcile coroutine step by step, so
-"killed at its n-th await" means exactly that; the event loop is asyncio's own, for what it asks for at the same time.
+"""A Deployment's cluster in memory: pods, the proxies with their router, Prometheus and gates are made up.
 
 Every write is checked the moment it is made, against what each proxy really runs, which is more than the operator can
 know; see `Cluster.check`.
@@ -12,16 +7,14 @@ know; see `Cluster.check`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from tests.fakes.api import FakeApi, duplicate
-from tests.fakes.world import FakeClock, FakeEvents, FakeGates, FakeTelemetry
+from tests.fakes.world import FakeGates
+from tests.faults.process import InvariantError, World
 from tests.runtime.release_world import deployment, model_version
-from tidegate.adapters.cache import ObjectCache
 from tidegate.adapters.connection import path_of
 from tidegate.adapters.kubernetes import KubernetesObjects
 from tidegate.domain.admission import Limits
@@ -35,132 +28,26 @@ from tidegate.ports import (
     POD,
     ROUTE,
     SERVICE,
-    WATCHED_KINDS,
     WORKLOAD,
     Key,
     Kind,
     Manifest,
-    Requeue,
-    kind_of,
+    Reconciler,
 )
 from tidegate.reconcilers.deployment import DeploymentReconciler
-from tidegate.reconcilers.pattern import ErrorMapping
 from tidegate.reconcilers.turns import Turns
-from tidegate.wakeups import Wakeups
 
 KEY = Key(DEPLOYMENT, "default", "connect4")
 ROUTE_PATH = path_of(ROUTE, "default", "connect4")
 PATH = path_of(DEPLOYMENT, "default", "connect4")
-SECOND = timedelta(seconds=1)
-"""Nothing is shorter here: what is due sooner is due at once."""
 READY_AFTER = 2
 """Seconds until a pod is ready."""
-STEPS = 30
-"""Reconciles in one second after which the operator does not come to rest."""
 REQUESTS = 100
 """Requests of each version in a second, where versions are compared."""
 VERSIONS = ("1.0.0", "2.0.0", "3.0.0", "4.0.0")
 
 STARTS = frozenset({"StartRelease"})
 ENDS = frozenset({"Promote", "RollBack", "Abort", "Supersede"})
-
-
-Change = tuple[Kind, Manifest | None, Manifest | None]
-"""Kind, the object before and the object after; None stands for absent."""
-
-
-class InvariantError(AssertionError):
-    pass
-
-
-class KilledError(Exception):
-    """The process is gone; nothing that was only in its memory is left."""
-
-
-@dataclass
-class Death:
-    """Counts the awaits of the operator, and kills it at one of them."""
-
-    at: int | None = None
-    awaits: int = 0
-    has_come: bool = False
-
-
-class Mortal:
-    """A coroutine that is resumed until it ends, or until death comes at one of its awaits."""
-
-    def __init__(self, work: Coroutine[Any, Any, Any], death: Death) -> None:
-        self._work = work
-        self._death = death
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        while True:
-            try:
-                waits_for = self._work.send(None)
-            except StopIteration as end:
-                return end.value
-            self._survive(waits_for)
-            yield waits_for
-
-    def _survive(self, waits_for: asyncio.Future[Any] | None) -> None:
-        self._death.awaits += 1
-        if self._death.awaits != self._death.at:
-            return
-        self._death.has_come = True
-        if waits_for is not None:  # nobody is left to ask what became of it
-            waits_for.add_done_callback(lambda done: done.cancelled() or done.exception())
-        with contextlib.suppress(asyncio.CancelledError, StopIteration):
-            self._work.throw(asyncio.CancelledError())
-        self._work.close()
-        raise KilledError
-
-
-async def live(mortal: Mortal) -> Any:
-    return await mortal
-
-
-class Journal(FakeApi):
-    """Shows every change to somebody."""
-
-    def __init__(self, look: Callable[[Change], None]) -> None:
-        super().__init__()
-        self._look = look
-
-    @property
-    def version(self) -> str:
-        return str(self._version)
-
-    def put(self, path: str, manifest: Manifest) -> None:
-        """Write as somebody else than the operator."""
-        self._store(path, manifest)
-
-    def remove(self, path: str) -> None:
-        self._delete(path, {})
-
-    def change(self, path: str, change: Callable[[Manifest], object]) -> None:
-        manifest = duplicate(self.objects[path])
-        change(manifest)
-        self._store(path, manifest)
-
-    def of_kind(self, kind: Kind) -> list[Manifest]:
-        return [each for each in self.objects.values() if kind_of(each) == kind]
-
-    def _store(self, path: str, manifest: Manifest) -> Manifest:
-        before = self.objects.get(path)
-        after = super()._store(path, manifest)
-        if after is not before:
-            self._note(before, after)
-        return after
-
-    def _delete(self, path: str, options: Manifest) -> Manifest | None:
-        before = self.objects.get(path)
-        answer = super()._delete(path, options)
-        if before is not None:
-            self._note(before, None)
-        return answer
-
-    def _note(self, before: Manifest | None, after: Manifest | None) -> None:
-        self._look((kind_of(after or before or {}), duplicate(before), duplicate(after)))
 
 
 @dataclass
@@ -213,99 +100,11 @@ def requests_between(start: datetime, end: datetime) -> int:
     return round(REQUESTS * (end - start).total_seconds())
 
 
-class Operator:
-    """One process: its memory is filled by a complete list when it starts, and by watches afterwards."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-        self._cache = ObjectCache()
-        objects = KubernetesObjects(cluster.api, self._cache, cluster.clock)  # type: ignore[arg-type]
-        telling = (cluster.events, cluster.telemetry, cluster.clock)
-        asked = (cluster.prometheus, cluster.gates)
-        turns = Turns(Limits(), lambda _: None)
-        inner = DeploymentReconciler(objects, objects, *asked, *telling, Platform("agent:1", "triton:1"), turns)
-        self._reconciler = ErrorMapping(inner, objects, objects, cluster.events, cluster.clock)
-        self._cache.subscribe(objects.forget)
-        self._cache.subscribe(Wakeups(self._wake).notice)
-        self._news: list[Change] = []
-        """What the watches have to say."""
-        self._deaf: dict[Kind, datetime] = {}
-        """Kinds whose watch is silent, and until when."""
-        self._is_busy = False
-        self._due: datetime | None = None
-        self.is_woken = True
-        self.list_again()
-
-    def get(self, key: Key) -> Manifest | None:
-        """Return what this process knows of an object."""
-        return self._cache.get(key)
-
-    def list_again(self, kinds: Iterable[Kind] = WATCHED_KINDS) -> None:
-        """Read everything anew, as at the start and after a watch was lost."""
-        for kind in kinds:
-            self._news = [each for each in self._news if each[0] != kind]
-            found = duplicate(self._cluster.api.of_kind(kind))
-            self._cache.replace(kind, None, found, self._cluster.api.version)
-
-    def lose_watch(self, kind: Kind, until: datetime) -> None:
-        self._deaf[kind] = until
-
-    def notice(self, change: Change) -> None:
-        if change[0] in WATCHED_KINDS and change[0] not in self._deaf:
-            self._news.append(change)
-
-    def hear(self, limit: int | None = None) -> None:
-        """Take in what the watches say; `limit`: only so many changes."""
-        for kind, until in list(self._deaf.items()):
-            if self._cluster.clock.now() >= until:
-                del self._deaf[kind]
-                self.list_again([kind])
-        heard, self._news = self._news[:limit], self._news[len(self._news[:limit]) :]
-        for _, before, after in heard:
-            if after is not None:
-                self._cache.put(duplicate(after))
-            elif before is not None:
-                self._cache.remove(before)
-
-    @property
-    def is_awake(self) -> bool:
-        return self.is_woken or (self._due is not None and self._cluster.clock.now() >= self._due)
-
-    @property
-    def is_settled(self) -> bool:
-        """Nothing is left to do, nothing is due, and every change was heard of."""
-        return not (self._deaf or self._news or self.is_woken or self._due)
-
-    def work(self, death: Death) -> None:
-        """Reconcile once, as the queue would: an error is tried again a second later."""
-        self.is_woken, self._due, self._is_busy = False, None, True
-        now = self._cluster.clock.now()
-        try:
-            requeue: Requeue | None = asyncio.run(live(Mortal(self._reconciler.reconcile(KEY), death)))
-        except KilledError:
-            raise
-        except InvariantError:
-            raise
-        except Exception as error:
-            self._cluster.errors.append(error)
-            requeue = Requeue(SECOND)
-        finally:
-            self._is_busy = False
-        self._due = now + timedelta(seconds=requeue.after // SECOND) if requeue is not None else None
-
-    def _wake(self, key: Key) -> None:
-        if key == KEY and not self._is_busy:
-            self.is_woken = True
-
-
-class Cluster:
+class Cluster(World):
     """Everything that survives the operator."""
 
     def __init__(self, **spec: Any) -> None:
-        self.clock = FakeClock()
-        self.api = Journal(self.notice)
-        self.events = FakeEvents()
-        self.telemetry = FakeTelemetry()
+        super().__init__(KEY)
         self.prometheus = Prometheus()
         self.gates = FakeGates()
         self.proxies = [Proxy("envoy-a"), Proxy("envoy-b")]
@@ -319,32 +118,30 @@ class Cluster:
         """Every decision that was recorded, oldest first."""
         self.commands: list[str] = []
         """Ids of the commands that were consumed."""
-        self.errors: list[Exception] = []
-        self.death = Death()
-        self.deaths = 0
-        self.operator: Operator = None  # type: ignore[assignment]
         for version in VERSIONS:
             self.api.put(path_of(MODEL_VERSION, "default", f"connect4-{version}"), model_version(version))
         self.api.put(PATH, deployment(**spec))
-        self.operator = Operator(self)
+        self.start()
+
+    def build(self, objects: KubernetesObjects) -> Mapping[Kind, Reconciler]:
+        telling, asked = (self.events, self.telemetry, self.clock), (self.prometheus, self.gates)
+        platform, turns = Platform("agent:1", "triton:1"), Turns(Limits(), lambda _: None)
+        return {DEPLOYMENT: DeploymentReconciler(objects, objects, *asked, *telling, platform, turns)}
 
     # What people do
 
     def release(self, version: str) -> None:
         self.change(modelVersion=f"connect4-{version}")
 
-    def change(self, **fields: Any) -> None:
-        self.api.change(PATH, lambda each: each["spec"].update(fields))
-
     def command(self, name: str, identity: str) -> None:
         text = f'{{"id": "{identity}", "command": "{name}", "by": "ada"}}'
         self.api.change(PATH, lambda each: each["metadata"].update(annotations={COMMAND_ANNOTATION: text}))
 
-    def kill_operator(self) -> None:
-        self.deaths += 1
-        self.operator = Operator(self)
-
     # What the cluster does
+
+    def play(self) -> None:
+        self.run_kubelet()
+        self.run_router()
 
     def kill_pods(self, version: str) -> None:
         for live in self.workloads("serving"):
@@ -409,39 +206,11 @@ class Cluster:
         }
 
     def pass_time(self) -> None:
-        self.clock.advance(seconds=1)
+        super().pass_time()
         broken = {each["metadata"]["name"] for each in self.workloads("serving") if version_of(each) in self.broken}
         self.pods = {name: [age + (name not in broken) for age in ages] for name, ages in self.pods.items()}
 
-    def work(self) -> None:
-        """Reconcile once; if that kills the operator, another one starts over the objects that are there."""
-        try:
-            self.operator.work(self.death)
-        except KilledError:
-            self.kill_operator()
-
-    def run(self, seconds: int, until: Callable[[Cluster], bool] = lambda _: False) -> bool:
-        """Let everybody do their part until `until` is so; each second, until nobody has anything left to do."""
-        for _ in range(seconds):
-            self.pass_time()
-            for _ in range(STEPS):
-                self.run_kubelet()
-                self.run_router()
-                self.operator.hear()
-                if not self.operator.is_awake:
-                    break
-                self.work()
-            else:
-                raise InvariantError(f"the operator does not come to rest: {self.status.get('message')}")
-            if until(self):
-                return True
-        return False
-
     # What is looked at
-
-    @property
-    def status(self) -> dict[str, Any]:
-        return self.api.objects[PATH].get("status") or {}
 
     @property
     def serving(self) -> list[str]:
@@ -471,12 +240,6 @@ class Cluster:
         return int(((live or {}).get("status") or {}).get("readyReplicas", 0))
 
     # Invariants
-
-    def notice(self, change: Change) -> None:
-        """Look at one write of anybody, before the watches tell of it."""
-        if self.operator is not None:
-            self.check(*change)
-            self.operator.notice(change)
 
     def check(self, kind: Kind, before: Manifest | None, after: Manifest | None) -> None:
         """Compare one write with what the proxies run."""

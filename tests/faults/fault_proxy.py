@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import threading
 from collections import Counter
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
 
 import aiohttp
 from aiohttp import web
 
+from tests.faults.background import BackgroundServer
 from tidegate.adapters.credentials import Credentials
 
 WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -41,16 +40,15 @@ class Fault(StrEnum):
     DROPPED_WATCH = "the watch ends"
 
 
-class FaultProxy:
+class FaultProxy(BackgroundServer):
     """Serves plain HTTP on a loopback port, in a thread of its own; ``calm`` stops the faults."""
 
     def __init__(self, server: Credentials, folder: Path, seed: int) -> None:
+        super().__init__()
         self._server = server
         self._folder = folder
         self._random = random.Random(seed)
         self._lists: dict[str, bytes] = {}
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.calm = True
         self.injected: Counter[Fault] = Counter()
 
@@ -59,30 +57,16 @@ class FaultProxy:
         """A kubeconfig that leads through the proxy."""
         return self._folder / "proxied.kubeconfig"
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-
     async def _start(self) -> None:
         connector = aiohttp.TCPConnector(ssl=self._server.ssl_context(), limit=0)
         self._session = aiohttp.ClientSession(connector=connector)
         application = web.Application(client_max_size=1 << 24)
         application.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(application, shutdown_timeout=0.5)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = self._runner.addresses[0][:2]
+        address = await self._listen(application)
         config = {
             "current-context": "c",
             "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
-            "clusters": [{"name": "k", "cluster": {"server": f"http://{host}:{port}"}}],
+            "clusters": [{"name": "k", "cluster": {"server": address}}],
             "users": [{"name": "u", "user": {}}],
         }
         self.kubeconfig.write_text(json.dumps(config))

@@ -6,15 +6,15 @@ import asyncio
 import json
 import random
 import re
-import threading
 import time
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any
 
 import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from tests.faults.background import BackgroundServer
 from tidegate.adapters.credentials import Credentials
 
 POLL_SECONDS = 0.1
@@ -29,15 +29,14 @@ MISSING_FOR = 3.0
 """Seconds after which a share of a version without a workload is a fault, and no matter of two lists that differ."""
 
 
-class LiveWorld:
+class LiveWorld(BackgroundServer):
     """Makes pods ready and confirms shares, late and in any order, and counts errors of the versions called bad."""
 
     def __init__(self, server: Credentials, bad: Iterable[str], seed: int) -> None:
+        super().__init__()
         self._server = server
         self._bad = frozenset(bad)
         self._random = random.Random(seed)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._began = time.time() - 120
         self._due: dict[tuple[str, int], float] = {}
         self._missing: dict[tuple[str, str], float] = {}
@@ -46,25 +45,15 @@ class LiveWorld:
         """What must never be, and was."""
         self.prometheus = ""
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-
     def patch(self, name: str, namespace: str, content: dict[str, Any]) -> None:
         """Change a Deployment of ours, as a person does: not through the proxy."""
         path = f"/apis/tidegate.dev/v1alpha1/namespaces/{namespace}/deployments/{name}"
-        asyncio.run_coroutine_threadsafe(self._send(path, content), self._loop).result(30)
+        self.run(self._send(path, content), 30)
 
     def deployments(self, namespace: str) -> dict[str, dict[str, Any]]:
         """Return our Deployments by name."""
         path = f"/apis/tidegate.dev/v1alpha1/namespaces/{namespace}/deployments"
-        found = asyncio.run_coroutine_threadsafe(self._list(path), self._loop).result(30)
+        found = self.run(self._list(path), 30)
         return {each["metadata"]["name"]: each for each in found}
 
     async def _start(self) -> None:
@@ -72,11 +61,7 @@ class LiveWorld:
         self._session = aiohttp.ClientSession(self._server.server, connector=connector)
         application = web.Application()
         application.router.add_post("/api/v1/query", self._query)
-        self._runner = web.AppRunner(application, shutdown_timeout=0.5)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        host, port = self._runner.addresses[0][:2]
-        self.prometheus = f"http://{host}:{port}"
+        self.prometheus = await self._listen(application)
         self._task = asyncio.create_task(self._play())
         self._task.add_done_callback(self._notice_end)
 
@@ -139,7 +124,9 @@ class LiveWorld:
         now = time.monotonic()
         self._missing = {key: self._missing.get(key, now) for key in seen}
         late = [key for key, since in self._missing.items() if now - since > MISSING_FOR]
-        self.violations += [f"{name}: {service} has traffic and no pods" for name, service in late]
+        self.violations += [
+            f"{time.strftime('%T')} {name}: {service} has traffic and no pods" for name, service in late
+        ]
 
     # Prometheus
 

@@ -11,6 +11,8 @@ from tidegate.domain.manifests.comparator import Shadowing, build_comparator
 from tidegate.domain.manifests.route import build_route
 from tidegate.domain.manifests.serving import Platform
 from tidegate.domain.release import Backend, Mirror, SetRoute, VersionID
+from tidegate.router.names import Protocol
+from tidegate_serving.comparator import GRPC_PORT, HTTP_PORT
 from tidegate_serving.contract import ComparatorDocument
 
 STABLE, CANARY = VersionID("connect4-1.0.0", "a" * 64), VersionID("connect4-1.1.0", "b" * 64)
@@ -33,6 +35,8 @@ def test_the_comparator_reads_what_the_operator_writes() -> None:
     assert (read.agreement, read.tolerance, read.outputs) == ("Tolerance", 0.01, ("policy",))
     assert read.stable.url == f"http://{names.serving('connect4', *_parts(STABLE))}.default.svc:8000"
     assert read.shadow.url == f"http://{names.serving('connect4', *_parts(CANARY))}.default.svc:8000"
+    assert read.stable.grpc_address == f"{names.serving('connect4', *_parts(STABLE))}.default.svc:8001"
+    assert read.shadow.grpc_address == f"{names.serving('connect4', *_parts(CANARY))}.default.svc:8001"
     assert document().outputs is None
 
 
@@ -49,10 +53,11 @@ def test_copies_go_where_the_comparator_listens() -> None:
     assert spec.mirror.service == service["metadata"]["name"] == workload["metadata"]["name"]
     pod = workload["spec"]["template"]
     assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
-    assert [each["name"] for each in service["spec"]["ports"]] == ["http"], "copies of gRPC calls are not made"
     (container,) = pod["spec"]["containers"]
-    port = str(container["ports"][0]["containerPort"])
-    assert pod["metadata"]["annotations"]["prometheus.io/port"] == port == str(service["spec"]["ports"][0]["port"])
+    ports = {each["name"]: each["port"] for each in service["spec"]["ports"]}
+    assert ports == {Protocol.HTTP: HTTP_PORT, Protocol.GRPC: GRPC_PORT}, "the router looks for these names"
+    assert {each["name"]: each["containerPort"] for each in container["ports"]} == ports
+    assert pod["metadata"]["annotations"]["prometheus.io/port"] == str(HTTP_PORT)
     assert service["metadata"]["labels"][names.DEPLOYMENT_LABEL] == "connect4", "the router watches these"
 
 

@@ -55,8 +55,30 @@ def test_what_is_valid_stays_readable() -> None:
     assert names.serving("connect4", "connect4-1.1.0", "a" * 64).startswith("connect4-")
 
 
+def test_a_child_goes_with_its_owner_and_wakes_it() -> None:
+    """Children of every kind alike."""
+    owner = names.Owner("Deployment", "m", "uid-1")
+    assert names.child_metadata("m-1", "shop", owner, {"a": "b"}, {"c": "d"}) == {
+        "name": "m-1",
+        "namespace": "shop",
+        "labels": {"a": "b"},
+        "annotations": {"tidegate.dev/owner": "Deployment/m", "c": "d"},
+        "ownerReferences": [
+            {
+                "apiVersion": "tidegate.dev/v1alpha1",
+                "kind": "Deployment",
+                "name": "m",
+                "uid": "uid-1",
+                "controller": True,
+                "blockOwnerDeletion": False,
+            }
+        ],
+    }
+
+
 def test_owner_is_read_back() -> None:
-    assert names.parse_owner(names.owner_annotation("TrainingJob", "a.b-c")) == ("TrainingJob", "a.b-c")
+    owner = names.Owner("TrainingJob", "a.b-c", "uid-1")
+    assert names.parse_owner(names.owner_annotation(owner)) == ("TrainingJob", "a.b-c")
     assert names.parse_owner({}) is None
     assert names.parse_owner({names.OWNER_ANNOTATION: "nonsense"}) is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from tidegate.domain.jobs import JobOutcome, JobState, PodState
 from tidegate.domain.promotion import (
     DeleteValidation,
     ExpireValidation,
+    Intent,
     Mirror,
     MirrorProblem,
     Observed,
@@ -50,6 +52,12 @@ def aspects(made: VersionPlan) -> set[str]:
 def said(code: int, text: str = "", **changes: Any) -> PodState:
     phase = "Succeeded" if code == 0 else "Failed"
     return replace(POD, phase=phase, exit_code=code, termination_message=text, **changes)
+
+
+def let_go(tried: VersionPlan) -> tuple[Intent, ...]:
+    """Return what is done with the Job of an attempt once it is written down that it came to nothing."""
+    assert tried.recheck_after == seconds(0)
+    return plan(version(tried.status.to_json()), job=FAILED).intents
 
 
 # ---- the checks ------------------------------------------------------------------------------------------------------
@@ -90,7 +98,8 @@ def test_pod_on_a_lost_node_is_given_up() -> None:
     dying = replace(POD, gone_by=NOW)
     assert plan(version(), job=JOB, pods=(dying,)).recheck_after == seconds(60)
     made = plan(version(), now=NOW + seconds(61), job=JOB, pods=(dying,))
-    assert (reason(made), made.intents) == ("NodeLost", (DeleteValidation(),))
+    assert (reason(made), made.intents) == ("NodeLost", ())
+    assert let_go(made) == (DeleteValidation(),)
 
 
 def test_passed() -> None:
@@ -139,17 +148,23 @@ def test_artifact_that_is_not_there_is_rejected() -> None:
 # ---- another try -----------------------------------------------------------------------------------------------------
 
 
-def test_source_that_is_away_is_tried_again_ever_more_slowly() -> None:
-    pod = said(1, validation_error())
-    status: Any = None
-    pauses = []
-    for _ in range(6):
-        made = plan(version(status), job=FAILED, pods=(pod,))
-        assert made.intents == (DeleteValidation(),)
-        assert (reason(made), aspects(made)) == ("ArtifactUnavailable", {"Reconciling"})
-        assert made.recheck_after is not None
-        pauses.append(made.recheck_after.total_seconds())
+def try_again(*pods: PodState | None) -> Iterator[VersionPlan]:
+    """Yield the verdict on each attempt in a row; None: the pod is gone."""
+    status: dict[str, Any] | None = None
+    for pod in pods:
+        made = plan(version(status), job=FAILED, pods=(pod,) if pod else ())
+        yield made
         status = made.status.to_json()
+        status.pop("retryAt", None)
+
+
+def test_source_that_is_away_is_tried_again_ever_more_slowly() -> None:
+    pauses = []
+    for made in try_again(*[said(1, validation_error())] * 6):
+        assert let_go(made) == (DeleteValidation(),)
+        assert (reason(made), aspects(made)) == ("ArtifactUnavailable", {"Reconciling"})
+        assert made.status.retry_at is not None
+        pauses.append((made.status.retry_at - NOW).total_seconds())
     assert pauses == [5, 10, 20, 40, 60, 60]
 
 
@@ -158,40 +173,40 @@ def test_status_rests_until_the_next_try() -> None:
     waiting = plan(version(tried.to_json()), now=NOW + seconds(2))
     assert (waiting.status, waiting.intents, waiting.recheck_after) == (tried, (), seconds(3))
     again = plan(version(tried.to_json()), now=NOW + seconds(5))
-    assert again.intents == (StartValidation(),)
+    assert (again.intents, again.recheck_after) == ((), seconds(0))
     assert "attempt 2" in again.status.message
+    assert plan(version(again.status.to_json()), now=NOW + seconds(5)).intents == (StartValidation(),)
+
+
+def test_an_attempt_counts_once() -> None:
+    """Rule 11: its Job may stay for a while, and the operator may be killed before it is gone."""
+    tried = plan(version(), job=FAILED, pods=(said(1, validation_error()),)).status
+    for late in (0, 2, 7):
+        again = plan(version(tried.to_json()), now=NOW + seconds(late), job=FAILED, pods=(said(1, validation_error()),))
+        assert (again.status, again.intents, again.notes) == (tried, (DeleteValidation(),), ())
+        assert again.recheck_after is not None
+        assert again.recheck_after >= seconds(1)
 
 
 def test_lost_pod_is_tried_again_for_ever() -> None:
-    status: Any = None
-    for _ in range(8):
-        made = plan(version(status), job=FAILED)
-        assert (reason(made), made.intents) == ("ValidationLost", (DeleteValidation(),))
-        status = made.status.to_json()
+    for made in try_again(*[None] * 8):
+        assert (reason(made), let_go(made)) == ("ValidationLost", (DeleteValidation(),))
 
 
 def test_model_that_brings_the_checks_down_is_rejected_at_the_third_try() -> None:
-    status: Any = None
-    reasons = []
-    for _ in range(3):
-        made = plan(version(status), job=FAILED, pods=(said(139, ended_reason="Error"),))
-        reasons.append(reason(made))
-        status = made.status.to_json()
+    reasons = [reason(made) for made in try_again(*[said(139, ended_reason="Error")] * 3)]
     assert reasons == ["ValidationLost", "ValidationLost", "ValidationCrashed"]
 
 
 def test_crashes_count_only_in_a_row() -> None:
     crash, away = said(139), said(1, validation_error())
-    status: Any = None
-    for pod in (crash, crash, away, crash, crash):
-        made = plan(version(status), job=FAILED, pods=(pod,))
+    for made in try_again(crash, crash, away, crash, crash):
         assert made.status.phase is ModelPhase.PENDING
-        status = made.status.to_json()
 
 
 def test_result_of_a_complete_job_that_is_gone_is_made_again() -> None:
     assert reason(plan(version(), job=COMPLETE)) == "ValidationLost"
-    assert plan(version(), job=COMPLETE, pods=(said(0, "garbage"),)).intents == (DeleteValidation(),)
+    assert let_go(plan(version(), job=COMPLETE, pods=(said(0, "garbage"),))) == (DeleteValidation(),)
 
 
 # ---- after the verdict -----------------------------------------------------------------------------------------------

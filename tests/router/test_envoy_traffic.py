@@ -9,13 +9,18 @@ from typing import Any
 
 import grpc
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 
 from tests.router.conftest import World
 from tests.router.oracle import bucket
 from tests.router.support import INFER, Client, Upstream, backend, eventually, route_object, slice_object, versions_of
+from tests.serving.file_server import free_port
+from tests.serving.test_comparator import counted, make_document
 from tidegate.domain.release import Measurement
 from tidegate.domain.requests import GRPC_STATUSES, REQUESTS, measure_error_rate
 from tidegate.domain.series import Series, Window
+from tidegate_serving.comparator import build_application
+from tidegate_serving.inference_messages import InferAnswer
 
 KEYS = [f"user-{number}" for number in range(2000)]
 CANARY, STABLE = "connect4-1.1.0", "connect4-1.0.0"
@@ -165,7 +170,7 @@ async def test_mirror_copies_requests_and_nobody_notices(world: World) -> None:
 
 
 async def test_who_takes_copies_over_http_alone_gets_no_grpc_calls(world: World) -> None:
-    """As a comparator does: calls over gRPC go on, uncopied."""
+    """Calls over gRPC go on, uncopied."""
     shadow = await Upstream("shadow").start()
     copies = slice_object("shadow", http=shadow.port)
     copies["ports"] = [each for each in copies["ports"] if each["name"] == "http"]
@@ -181,6 +186,52 @@ async def test_who_takes_copies_over_http_alone_gets_no_grpc_calls(world: World)
         await eventually(lambda: shadow.requests[INFER] == 1)
     assert shadow.requests.total() == 1
     await shadow.stop()
+
+
+async def test_calls_over_grpc_are_copied_to_the_comparator_and_nobody_notices(world: World) -> None:
+    """The real comparator takes the copies over HTTP/2 and compares what both versions say."""
+    shadow = await Upstream("shadow").start()
+    copies = free_port()
+    async with grpc_stable(world) as (_, channel), grpc_model() as (model, models):
+        document = make_document((world.stable.port, shadow.port), (models, models))
+        application, comparator = build_application(document, grpc_port=copies)
+        async with TestClient(TestServer(application)) as client:
+            world.cluster.slices.put(slice_object("shadow", http=int(client.port or 0), grpc=copies))
+            world.split(0, mirror={"modelVersion": "connect4-2.0.0", "service": "shadow", "percent": 100})
+            await world.confirmed()
+            infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            calls = [infer(b"board") for _ in range(20)]
+            assert [await each for each in calls] == [b"from grpc: board"] * 20
+            assert {dict(await each.initial_metadata())["x-tidegate-version"] for each in calls} == {STABLE}
+            await eventually(lambda: _is_compared(client, 20), what="all copies are compared")
+            assert set(model) == {b"board"}
+            assert len(model) == 40, "each copy is put to both versions"
+            await comparator.drain()
+    await shadow.stop()
+
+
+async def _is_compared(client: TestClient[Any, Any], number: int) -> bool:
+    return (await counted(client)).get("comparisons_total m-2") == number
+
+
+@contextlib.asynccontextmanager
+async def grpc_model() -> AsyncIterator[tuple[list[bytes], int]]:
+    """A model server over gRPC: what it was asked, and its port."""
+    asked: list[bytes] = []
+    answer = InferAnswer(raw_output_contents=[bytes(8)])
+    answer.outputs.add(name="policy", datatype="FP32", shape=[1, 2])
+
+    async def say(question: bytes, _: Any) -> bytes:
+        asked.append(question)
+        return bytes(answer.SerializeToString())
+
+    server = grpc.aio.server()
+    methods = {"ModelInfer": grpc.unary_unary_rpc_method_handler(say)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("inference.GRPCInferenceService", methods),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield asked, port
+    await server.stop(None)
 
 
 async def _mirror_series(world: World) -> str:

@@ -317,6 +317,20 @@ async def test_nothing_is_deleted_on_the_word_of_an_old_list(world: World) -> No
         await world.objects.delete(KEY, decided_on=now)
 
 
+async def test_nothing_is_applied_on_the_word_of_an_old_list(world: World) -> None:
+    """Rule 11: an operator that begins with an old list would send users to a version whose pods are gone."""
+    old = await world.objects.create(deployment())
+    world.change(MY_PATH, paused=True)
+    with pytest.raises(Conflict, match="has changed since it was read"):
+        await world.objects.apply(workload(), decided_on=old)
+    assert PATH not in world.api.objects
+    now = world.objects.get(MINE)
+    await world.objects.apply(workload(), decided_on=now)
+    sent = len(world.api.requests)
+    await world.objects.apply(workload(), decided_on=old)
+    assert len(world.api.requests) == sent, "what is so already is not asked about"
+
+
 async def test_nothing_is_read_again_where_every_write_was_answered(world: World) -> None:
     await world.objects.apply(workload())
     world.api.fault = lambda *_: Conflict("Conflict", "newer")

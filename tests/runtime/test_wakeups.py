@@ -46,7 +46,11 @@ def test_an_object_wakes_itself_also_when_it_is_deleted() -> None:
 
 def test_children_wake_the_owner_that_they_name() -> None:
     world = World()
-    metadata = {"name": "child", "namespace": "ns", "annotations": names.owner_annotation("TrainingJob", "t")}
+    metadata = {
+        "name": "child",
+        "namespace": "ns",
+        "annotations": names.owner_annotation(names.Owner("TrainingJob", "t", "uid")),
+    }
     for kind in (JOB, POD, WORKLOAD):
         assert world.put(kind, "child", metadata=metadata) == {key(TRAINING_JOB, "t")}
         assert world.remove(kind, "child") == {key(TRAINING_JOB, "t")}
@@ -99,7 +103,11 @@ def test_tests_and_trainings_hear_of_their_deployment_and_the_other_way_round() 
     world.put(TRAINING_JOB, "j", spec={"output": {"deploy": {"name": "d"}}})
     everyone = {key(DEPLOYMENT, "d"), key(ABTEST, "t"), key(TRAINING_JOB, "j")}
     assert world.put(DEPLOYMENT, "d", spec={}) == everyone
-    metadata = {"name": "d", "namespace": "ns", "annotations": names.owner_annotation("Deployment", "d")}
+    metadata = {
+        "name": "d",
+        "namespace": "ns",
+        "annotations": names.owner_annotation(names.Owner("Deployment", "d", "uid")),
+    }
     assert world.put(ROUTE, "d", metadata=metadata) == everyone
 
 

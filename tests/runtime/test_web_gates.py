@@ -3,18 +3,28 @@
 import asyncio
 import json
 import socket
+import ssl
 import threading
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
+from dev.cluster.pki import create_pki
+from tests.fakes.api import FakeApi
 from tidegate.adapters import gates as adapter
+from tidegate.adapters.access import AccessSecrets
+from tidegate.adapters.connection import ApiConnection
 from tidegate.adapters.gates import MAX_MESSAGE, MAX_OPEN_PER_HOST, WebGates
 from tidegate.domain.release import GateAnswer, GateQuestion, GateRole
+from tidegate.errors import Refused, Unavailable
 
 SECOND = timedelta(seconds=1)
 LONG = timedelta(seconds=20)
@@ -70,8 +80,13 @@ def hook() -> Iterator[Hook]:
 
 
 @pytest.fixture
-async def gates() -> AsyncIterator[WebGates]:
-    made = WebGates()
+def api() -> FakeApi:
+    return FakeApi()
+
+
+@pytest.fixture
+async def gates(api: FakeApi) -> AsyncIterator[WebGates]:
+    made = WebGates(AccessSecrets(cast("ApiConnection", api)))
     yield made
     await made.close()
 
@@ -218,3 +233,154 @@ async def test_a_host_that_hangs_keeps_neither_other_hosts_nor_the_workers_waiti
     hook.left.set()
     assert [each.code for each in await asyncio.gather(*taken)] == [200] * MAX_OPEN_PER_HOST
     assert await ask(gates, hook.url) == GateAnswer(200)
+
+
+# Credentials
+
+HIDDEN = "open-sesame"
+
+
+def give(api: FakeApi, hook: Hook, **keys: str | bytes) -> None:
+    """Put a Secret for the hook into the namespace; `ca_crt` is ca.crt."""
+    given = {"origin": hook.url.removesuffix("/go"), **keys}
+    data = {
+        key.replace("_", "."): b64encode(value if isinstance(value, bytes) else value.encode()).decode()
+        for key, value in given.items()
+    }
+    path = "/api/v1/namespaces/shop/secrets/board"
+    api.objects[path] = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "board"}, "data": data}
+
+
+async def ask_with_secret(gates: WebGates, url: str, role: GateRole = GateRole.STEP) -> GateAnswer:
+    asked = replace(question(url, role), secret="board")
+    return (await gates.ask("shop", [asked], LONG))[role]
+
+
+@pytest.mark.parametrize("role", GateRole)
+async def test_a_protected_gate_gets_what_the_secret_of_its_namespace_holds(
+    gates: WebGates, hook: Hook, api: FakeApi, role: GateRole
+) -> None:
+    give(api, hook, token=f"{HIDDEN}\n", headers="X-Api-Key: 7\n")
+    assert await ask_with_secret(gates, hook.url, role) == GateAnswer(200)
+    assert hook.headers[0]["Authorization"] == f"Bearer {HIDDEN}"
+    assert hook.headers[0]["X-Api-Key"] == "7"
+    assert hook.headers[0]["Content-Type"] == "application/json"
+
+
+async def test_a_changed_secret_counts_with_the_next_question(gates: WebGates, hook: Hook, api: FakeApi) -> None:
+    give(api, hook, token="old")
+    await ask_with_secret(gates, hook.url)
+    give(api, hook, username="ada", password="new")
+    await ask_with_secret(gates, hook.url)
+    found = [each["Authorization"] for each in hook.headers]
+    assert found == ["Bearer old", "Basic " + b64encode(b"ada:new").decode()]
+
+
+async def test_no_secret_is_read_for_a_gate_that_names_none(gates: WebGates, hook: Hook, api: FakeApi) -> None:
+    assert await ask(gates, hook.url) == GateAnswer(200)
+    assert api.requests == []
+    assert "Authorization" not in hook.headers[0]
+
+
+async def test_a_gate_that_wants_other_credentials_is_closed_and_the_message_says_what_to_check(
+    gates: WebGates, hook: Hook, api: FakeApi
+) -> None:
+    hook.respond = lambda request: answer(request, 401, b"who are you?")
+    wanted = "it wants credentials (401); name a Secret with them in secret of the gate"
+    assert await ask(gates, hook.url) == GateAnswer(401, wanted)
+    give(api, hook, token=HIDDEN)
+    refused = "it refused the credentials (401); check token in Secret board"
+    assert await ask_with_secret(gates, hook.url) == GateAnswer(401, refused)
+
+
+async def test_a_missing_secret_asks_nobody(gates: WebGates, hook: Hook) -> None:
+    found = await ask_with_secret(gates, hook.url)
+    assert found == GateAnswer(None, "Secret board: is missing; create it in namespace shop", is_misconfigured=True)
+    assert hook.paths == []
+
+
+async def test_a_secret_that_the_operator_may_not_read_says_which_setting_lets_it(
+    gates: WebGates, hook: Hook, api: FakeApi
+) -> None:
+    api.fault = lambda method, path: Refused("Forbidden", "secrets is forbidden")
+    found = await ask_with_secret(gates, hook.url)
+    assert "add its name to gates.secrets of the chart" in found.message
+    assert found.is_misconfigured
+    assert hook.paths == []
+
+
+async def test_an_api_server_that_is_away_is_no_answer_and_nobodys_mistake(
+    gates: WebGates, hook: Hook, api: FakeApi
+) -> None:
+    api.fault = lambda method, path: Unavailable("ApiServerUnavailable", "connection refused")
+    assert await ask_with_secret(gates, hook.url) == GateAnswer(None, "connection refused")
+    assert hook.paths == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"origin": ""}, "add the key origin with the one place"),
+        ({"origin": "127.0.0.1"}, "origin is not like https://gates.example:8443"),
+        ({"origin": "https://gates.example/team-a"}, "origin is not like"),
+        ({"origin": "https://gates.example"}, "its origin is not http://127.0.0.1:"),
+        ({"username": "ada"}, "one of username and password; add the other one"),
+        ({"token": f"{HIDDEN}\nX: y"}, "token is empty or has characters"),
+        ({"headers": f"Authorization: {HIDDEN}"}, "line 1 of headers sets Authorization"),
+        ({"ca_crt": HIDDEN}, "ca.crt has no certificate"),
+        ({"tls_crt": HIDDEN}, "has one of tls.crt and tls.key"),
+        ({"tls_crt": HIDDEN, "tls_key": HIDDEN}, "tls.crt and tls.key are not"),
+    ],
+)
+async def test_a_key_that_cannot_be_used_is_named_and_asks_nobody(
+    gates: WebGates, hook: Hook, api: FakeApi, keys: dict[str, str], said: str
+) -> None:
+    give(api, hook, **keys)
+    found = await ask_with_secret(gates, hook.url)
+    assert found.code is None
+    assert said in found.message
+    assert found.message.startswith("Secret board: ")
+    assert found.is_misconfigured
+    assert HIDDEN not in found.message
+    assert hook.paths == []
+
+
+async def test_credentials_go_to_no_address_but_the_one_that_their_secret_names(
+    gates: WebGates, hook: Hook, api: FakeApi
+) -> None:
+    """Who may write Deployments must not be able to read a Secret by naming an address of their own."""
+    give(api, hook, token=HIDDEN, origin="http://127.0.0.1:1")
+    assert (await ask_with_secret(gates, hook.url)).is_misconfigured
+    give(api, hook, token=HIDDEN)
+    assert (await ask_with_secret(gates, hook.url.replace("127.0.0.1", "localhost"))).is_misconfigured
+    assert hook.paths == []
+    hook.respond = lambda request: answer(request, 307, Location=f"{hook.url}/elsewhere")
+    assert (await ask_with_secret(gates, hook.url)).code == 307
+    assert hook.paths == ["/go"]
+
+
+async def test_a_gate_behind_tls_is_trusted_and_shown_a_client_certificate_by_its_secret(
+    gates: WebGates, api: FakeApi, tmp_path: Path
+) -> None:
+    create_pki(tmp_path, ["127.0.0.1"])
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(tmp_path / "ca.crt"))
+    tls.load_cert_chain(tmp_path / "apiserver.crt", tmp_path / "apiserver.key")
+    tls.verify_mode = ssl.CERT_REQUIRED
+    application = web.Application()
+
+    async def say_yes(_: web.Request) -> web.Response:
+        return web.Response()
+
+    application.router.add_post("/go", say_yes)
+    server = TestServer(application, scheme="https")
+    await server.start_server(ssl=tls)
+    guarded = Hook(url=f"https://127.0.0.1:{server.port}/go")
+    files = {"ca_crt": "ca.crt", "tls_crt": "admin.crt", "tls_key": "admin.key"}
+    keys = {key: (tmp_path / name).read_bytes() for key, name in files.items()}
+    give(api, guarded)
+    untrusted = await ask_with_secret(gates, guarded.url)
+    assert untrusted.code is None
+    assert "its certificate is not trusted" in untrusted.message
+    give(api, guarded, **keys)
+    assert await ask_with_secret(gates, guarded.url) == GateAnswer(200)
+    await server.close()

@@ -5,8 +5,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tritonclient.grpc import service_pb2
 
-from tidegate_serving.answers import Criterion, IncomparableError, agree, read_answer
+from tidegate_serving.answers import (
+    _CONTENTS,
+    _TYPES,
+    Criterion,
+    IncomparableError,
+    agree,
+    read_answer,
+    read_grpc_answer,
+)
 from tidegate_serving.contract import Agreement
 
 ARGMAX = Criterion(Agreement.ARGMAX)
@@ -84,3 +93,55 @@ def test_nothing_to_compare_is_said() -> None:
         agree({"v": floats([0.1])}, {"v": floats([0.2])}, ARGMAX)
     with pytest.raises(IncomparableError, match="no output 'x'"):
         agree({"v": floats([0.1])}, {}, near(1, ("x",)))
+
+
+# gRPC
+
+
+def grpc_answer(kind: str, values: list[Any], binary: bytes | None = None) -> bytes:
+    """Write an answer with the vendor's messages."""
+    made = service_pb2.ModelInferResponse(model_name="m", id="7")
+    output = made.outputs.add(name="a", datatype=kind, shape=[1, len(values)])
+    output.parameters["x"].bool_param = True
+    if binary is None:
+        getattr(output.contents, _CONTENTS[kind]).extend(values)
+    else:
+        made.raw_output_contents.append(binary)
+    return bytes(made.SerializeToString())
+
+
+@pytest.mark.parametrize("kind", sorted(_CONTENTS.keys() - {"BYTES", "FP16"}))
+def test_typed_and_binary_grpc_answers_are_the_same_outputs_in_every_type(kind: str) -> None:
+    values = np.array([[1, 0]], dtype=_TYPES[kind])
+    typed = read_grpc_answer(grpc_answer(kind, values[0].tolist()))
+    binary = read_grpc_answer(grpc_answer(kind, [1, 0], values.tobytes()))
+    for found in (typed, binary):
+        assert found["a"].dtype == values.dtype
+        np.testing.assert_array_equal(found["a"], values)
+
+
+def test_texts_and_halves_over_grpc() -> None:
+    np.testing.assert_array_equal(
+        read_grpc_answer(grpc_answer("BYTES", [b"yes", b"no"]))["a"], np.array([[b"yes", b"no"]], dtype=object)
+    )
+    one, other = (read_grpc_answer(grpc_answer("BYTES", [0], each)) for each in (b"\1\0\0\0a", b"\1\0\0\0b"))
+    assert agree(one, one, ARGMAX)
+    assert not agree(one, other, ARGMAX)
+    halves = np.array([[0.5, 0.25]], dtype=np.float16)
+    np.testing.assert_array_equal(read_grpc_answer(grpc_answer("FP16", [0, 0], halves.tobytes()))["a"], halves)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xff\xff",
+        grpc_answer("BF16", [0, 0], bytes(4)),
+        grpc_answer("FP32", [1.0, 2.0], bytes(4)),
+        grpc_answer("FP32", [1.0], bytes(4))
+        + service_pb2.ModelInferResponse(raw_output_contents=[b""]).SerializeToString(),
+    ],
+    ids=["no message", "unknown type", "too few bytes", "more values than outputs"],
+)
+def test_what_is_no_grpc_answer_is_told(body: bytes) -> None:
+    with pytest.raises(IncomparableError, match="not one of the v2 protocol"):
+        read_grpc_answer(body)

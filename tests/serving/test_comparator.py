@@ -1,4 +1,4 @@
-"""The comparator between two real HTTP servers."""
+"""The comparator between two real HTTP servers; what is special about gRPC is in test_grpc_copies.py."""
 
 import asyncio
 import json
@@ -11,7 +11,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client.parser import text_string_to_metric_families
 
-from tidegate_serving.comparator import CONCURRENT, LARGEST_BODY, Comparator, build_application, main
+from tidegate_serving.comparator import build_application, main
+from tidegate_serving.comparison import CONCURRENT, LARGEST_BODY, Comparator
 from tidegate_serving.contract import ComparatorDocument
 
 PATH = "/v2/models/connect4/infer"
@@ -48,15 +49,34 @@ class Setting:
         await self.comparator.drain()
 
     async def counted(self) -> dict[str, float]:
-        text = await (await self.client.get("/metrics")).text()
-        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-        assert all(sample.labels["tidegate_deployment"] == "connect4" for sample in samples)
-        found = {}
-        for sample in samples:
-            detail = sample.labels.get("reason") or sample.labels.get("tidegate_version", "")
-            if "le" not in sample.labels and sample.value:
-                found[f"{sample.name.removeprefix('tidegate_shadow_')} {detail}"] = sample.value
-        return found
+        return await counted(self.client)
+
+
+async def counted(client: TestClient[Any, Any]) -> dict[str, float]:
+    """Return what a comparator has counted, by name and version or reason."""
+    text = await (await client.get("/metrics")).text()
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    assert all(sample.labels["tidegate_deployment"] == "connect4" for sample in samples)
+    found = {}
+    for sample in samples:
+        detail = sample.labels.get("reason") or sample.labels.get("tidegate_version", "")
+        if "le" not in sample.labels and sample.value:
+            found[f"{sample.name.removeprefix('tidegate_shadow_')} {detail}"] = sample.value
+    return found
+
+
+def make_document(http: tuple[Any, Any], grpc: tuple[Any, Any], **changes: Any) -> ComparatorDocument:
+    """Make the document of a comparator between servers on these ports of this machine."""
+    sides = {
+        side: {
+            "modelVersion": f"m-{number + 1}",
+            "url": f"http://127.0.0.1:{http[number]}",
+            "grpcAddress": f"127.0.0.1:{grpc[number]}",
+        }
+        for number, side in enumerate(("stable", "shadow"))
+    }
+    fields = {"contractVersion": "v1", "namespace": "default", "deployment": "connect4", "agreement": "Argmax"}
+    return ComparatorDocument.model_validate(fields | sides | changes)
 
 
 @pytest.fixture
@@ -68,17 +88,8 @@ async def setting() -> AsyncIterator[Setting]:
         application.router.add_post(PATH, version.answer)
         servers.append(TestServer(application))
         await servers[-1].start_server()
-    document = ComparatorDocument.model_validate(
-        {
-            "contractVersion": "v1",
-            "namespace": "default",
-            "deployment": "connect4",
-            "stable": {"modelVersion": "m-1", "url": f"http://127.0.0.1:{servers[0].port}"},
-            "shadow": {"modelVersion": "m-2", "url": f"http://127.0.0.1:{servers[1].port}"},
-            "agreement": "Argmax",
-        }
-    )
-    application, comparator = build_application(document)
+    document = make_document((servers[0].port, servers[1].port), (1, 1))
+    application, comparator = build_application(document, grpc_port=0)
     async with TestClient(TestServer(application)) as client:
         yield Setting(*versions, (servers[0], servers[1]), comparator, client)
     for server in servers:

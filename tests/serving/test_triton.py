@@ -16,13 +16,17 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import tritonclient.grpc
+import tritonclient.grpc.aio
 import tritonclient.http
+from aiohttp.test_utils import TestClient, TestServer
 
-from tests.serving.file_server import FileServer, send
+from tests.serving.file_server import FileServer, free_port, send
 from tests.serving.onnx_models import boards, echo_text, policy_value, save, serving_document, table_lookup, tensor
+from tests.serving.test_comparator import counted, make_document
 from tests.serving.triton_process import Triton, is_alive, request, wait_until
 from tidegate_serving.agent import Agent, Assessment
 from tidegate_serving.artifacts import Fetcher
+from tidegate_serving.comparator import build_application
 from tidegate_serving.contract import ServingDocument
 from tidegate_serving.puller import pull
 
@@ -123,6 +127,46 @@ def test_answers_are_those_of_onnxruntime_over_both_protocols(triton_server: Tri
                 np.testing.assert_allclose(found.as_numpy(name), wanted, rtol=1e-5, atol=1e-6)
     with pytest.raises(tritonclient.http.InferenceServerException, match="batch-size must be <= 64"):
         infer(tritonclient.http, triton_server, boards(65))
+
+
+async def test_copies_over_both_protocols_are_compared_between_two_versions(
+    triton_home: Path, triton_server: Triton, model: Path, tmp_path: Path
+) -> None:
+    """What users' clients send is put to both servers as it came, and the answers of both forms are read."""
+    (tmp_path / "other").mkdir()
+    other = Triton(triton_home, tmp_path / "other", tmp_path / "other.log")
+    servers, models = (triton_server, other), (model, policy_value(tmp_path / "other.onnx", seed=2))
+    try:
+        for server, each in zip(servers, models, strict=True):
+            agent = agent_of(server, place(server, each))
+            server.options = LOAD_AT_START
+            server.start()
+            wait_for(agent, "Ready")
+        document = make_document((servers[0].http, servers[1].http), (servers[0].grpc, servers[1].grpc))
+        port = free_port()
+        application, comparator = build_application(document, grpc_port=port)
+        rows = boards(16, seed=3)
+        says = [onnxruntime_says(each, rows)[0].argmax(axis=-1) for each in models]
+        differing = sum(not np.array_equal(*pair) for pair in zip(*says, strict=True))
+        assert 0 < differing < len(rows)
+        async with TestClient(TestServer(application)) as client:
+            async with tritonclient.grpc.aio.InferenceServerClient(f"127.0.0.1:{port}") as copies:
+                for row in rows:
+                    given = tritonclient.grpc.InferInput("board", [1, *row.shape], "FP32")
+                    given.set_data_from_numpy(row[None])
+                    await copies.infer("connect4", [given])
+            await comparator.drain()
+            found = await counted(client)
+            assert (found["comparisons_total m-2"], found["disagreements_total m-2"]) == (len(rows), differing)
+            for row in rows:
+                values = {"name": "board", "datatype": "FP32", "shape": [1, *row.shape], "data": row.ravel().tolist()}
+                await client.post("/v2/models/connect4/infer", json={"inputs": [values]})
+            await comparator.drain()
+            found = await counted(client)
+            assert (found["comparisons_total m-2"], found["disagreements_total m-2"]) == (2 * len(rows), 2 * differing)
+            assert "failures_total m-1" not in found
+    finally:
+        other.kill()
 
 
 def test_concurrent_requests_share_a_run(triton_server: Triton, model: Path) -> None:

@@ -367,6 +367,24 @@ def test_version_made_before_a_crash_is_found_again() -> None:
     assert made.status.artifact is not None
 
 
+def test_checks_take_none_of_the_trainings_time_when_the_operator_was_stopped_before_them() -> None:
+    """Rule 11: the version is there, and nothing is written down."""
+    own = version("connect4-1.0.0", ModelPhase.PENDING, **OWN)
+    job = training_job(status=ACTIVE | {"resumedAt": (NOW - seconds(60)).isoformat()})
+    made = plan(job, job=COMPLETE, pods=(DONE,), versions=(own,))
+    assert (made.status.active_seconds, made.status.resumed_at) == (60, None)
+
+
+def test_version_made_before_a_crash_whose_pod_is_gone_gets_its_result_from_mlflow() -> None:
+    """Rule 11: pod and operator end together; MLflow may be away for a while."""
+    own, job = version("connect4-1.0.0", **OWN), training_job(status=ACTIVE)
+    assert needs_recorded_result(job, Observed(job=COMPLETE, run=RUN, versions=(own,)), NOW)
+    away = plan(job, job=COMPLETE, versions=(own,), registry_problem="away")
+    assert (reason(away), away.status.model_version) == ("MLflowUnavailable", None)
+    found = plan(job, job=COMPLETE, versions=(own,), recorded_result=result()).status
+    assert (found.model_version, found.artifact is not None, found.metrics != {}) == ("connect4-1.0.0", True, True)
+
+
 def test_version_that_was_deleted_is_not_made_again() -> None:
     made = plan(training_job(status=ACTIVE | {"modelVersion": "connect4-1.0.0"}), job=COMPLETE, pods=(DONE,))
     assert (made.intents, reason(made)) == ((), "ModelVersionDeleted")

@@ -1,6 +1,7 @@
 """The port `Gates` over HTTP: one POST to an address that a user chose, so nothing of it is trusted.
 
-Redirects are not followed, cookies not kept, nothing is decompressed, and only the first bytes of an answer are read.
+What a Secret lets it carry goes to the origin that stands in that Secret, and nowhere else. Redirects are not followed,
+cookies not kept, nothing is decompressed, and only the first bytes of an answer are read.
 An address that does not answer keeps a worker of the operator waiting: only a few may at once, and of one host fewer.
 """
 
@@ -12,7 +13,9 @@ from weakref import WeakValueDictionary
 
 import aiohttp
 
+from tidegate.adapters.access import Access, AccessSecrets, find_tls_error
 from tidegate.domain.release import GateAnswer, GateQuestion, GateRole
+from tidegate.errors import Unavailable
 
 __all__ = ["WebGates"]
 
@@ -24,13 +27,16 @@ LONGEST_QUEUE = timedelta(milliseconds=200)
 MAX_MESSAGE = 200
 """Bytes that are read of an answer, and characters that are told."""
 SHORTEST_PATIENCE = timedelta(milliseconds=500)
+UNAUTHORIZED = 401
+"""The one status that is about who asks and never about the release."""
 
 
 class WebGates:
     """Asks webhooks."""
 
-    def __init__(self) -> None:
-        """Open nothing yet."""
+    def __init__(self, secrets: AccessSecrets) -> None:
+        """Read credentials there; nothing is opened yet."""
+        self._secrets = secrets
         self._session: aiohttp.ClientSession | None = None
         self._all = asyncio.Semaphore(MAX_OPEN)
         self._hosts: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
@@ -65,19 +71,30 @@ class WebGates:
                 place.release()
 
     async def _ask(self, namespace: str, question: GateQuestion, limit: timedelta) -> GateAnswer:
-        document = {"namespace": namespace, **question.document}
+        """Read the credentials anew and send the question, both within the limit."""
         try:
-            async with (
-                asyncio.timeout(limit.total_seconds()),
-                self._open().post(question.url, json=document, allow_redirects=False) as answer,
-            ):
-                return GateAnswer(answer.status, _clean(await _read_start(answer.content)))
+            async with asyncio.timeout(limit.total_seconds()):
+                access = await self._secrets.read(namespace, question.secret, question.url)
+                return await self._post(question.url, {"namespace": namespace, **question.document}, access)
+        except Unavailable as error:
+            return GateAnswer(None, error.message[:MAX_MESSAGE], is_misconfigured=error.reason == "BadCredentials")
         except TimeoutError:
             return GateAnswer(None, f"no answer within {limit.total_seconds():.1f} s")
         except ValueError:
             return GateAnswer(None, "its address cannot be asked")
+
+    async def _post(self, url: str, document: Mapping[str, object], access: Access) -> GateAnswer:
+        request = self._open().post(url, json=document, headers=access.headers, ssl=access.tls, allow_redirects=False)
+        try:
+            async with request as answer:
+                said = _clean(await _read_start(answer.content))
+                if answer.status == UNAUTHORIZED:
+                    said = access.explain_refusal(UNAUTHORIZED)[:MAX_MESSAGE]
+                return GateAnswer(answer.status, said)
         except (aiohttp.ClientError, OSError) as error:
-            return GateAnswer(None, _clean((str(error) or type(error).__name__).encode()))
+            tls = find_tls_error(error)
+            said = access.explain_tls(tls) if tls is not None else str(error) or type(error).__name__
+            return GateAnswer(None, _clean(said.encode()))
 
     def _open(self) -> aiohttp.ClientSession:
         """Open a session that keeps neither cookies nor connections: gates are asked seldom."""

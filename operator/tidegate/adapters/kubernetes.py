@@ -50,7 +50,9 @@ class KubernetesObjects:
         """Return the watched objects of one namespace that carry all these labels, ordered by name."""
         return self._cache.list(kind, namespace, labels)
 
-    async def apply(self, manifest: Manifest, *, field_manager: str = FIELD_MANAGER) -> Manifest:
+    async def apply(
+        self, manifest: Manifest, *, field_manager: str = FIELD_MANAGER, decided_on: Manifest | None = None
+    ) -> Manifest:
         """Apply server-side unless the object already is like this."""
         key = key_of(manifest)
         digest = _digest(manifest)
@@ -60,6 +62,8 @@ class KubernetesObjects:
             raise Waiting("ChildBeingDeleted", f"waiting until {key} is deleted to make it anew", timedelta(seconds=5))
         if self._is_applied(key, live, wanted, digest):
             return live or manifest
+        if decided_on is not None:
+            await self._confirm(decided_on)
         params = {"fieldManager": field_manager, "force": "true"}
         with self._await_answer(key):
             answer = await self._api.patch(_path(key), wanted, APPLY_PATCH, params)
@@ -113,7 +117,7 @@ class KubernetesObjects:
             self._unanswered.discard(key)
 
     async def _confirm(self, observed: Manifest) -> None:
-        """Make sure that an object is still as it was observed: what cannot be undone never rests on an old list."""
+        """Make sure that an object is still as it was observed: what users would feel never rests on an old list."""
         key = key_of(observed)
         found = await self._api.get(_path(key))
         if found is None:

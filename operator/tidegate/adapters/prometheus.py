@@ -8,7 +8,6 @@ in one query, and their differences are added up, resets of a restarted proxy in
 import asyncio
 import errno
 import math
-import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -16,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from tidegate.adapters.access import AccessFolder
+from tidegate.adapters.access import Access, AccessFolder, find_tls_error
 from tidegate.domain.promql import fill
 from tidegate.domain.release import Counted, Measurement, Query
 from tidegate.domain.requests import (
@@ -244,29 +243,29 @@ class PrometheusMetrics:
         request = self._open().post(url, data=form, headers=access.headers, ssl=access.tls, allow_redirects=False)
         try:
             async with request as answer:
-                self._check(answer)
+                self._check(answer, access)
                 return answer.status, await answer.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._translate(error) from error
+            raise self._translate(error, access) from error
         except ValueError as error:
             said = f"Prometheus at {self._url} answered {answer.status} without JSON"
             raise Unavailable("PrometheusUnavailable", said) from error
 
-    def _check(self, answer: aiohttp.ClientResponse) -> None:
+    def _check(self, answer: aiohttp.ClientResponse, access: Access) -> None:
         if answer.status in (401, 403):
-            said = f"Prometheus at {self._url}: {self._access.explain_refusal(answer.status)}"
+            said = f"Prometheus at {self._url}: {access.explain_refusal(answer.status)}"
             raise Unavailable("BadCredentials", said)
         if 300 <= answer.status < 400:
             said = f"Prometheus at {self._url} is elsewhere ({answer.status}); correct prometheus.url"
             raise Unavailable("PrometheusUnavailable", said)
 
-    def _translate(self, error: Exception) -> Unavailable:
-        tls = _find_tls_error(error)
+    def _translate(self, error: Exception, access: Access) -> Unavailable:
+        tls = find_tls_error(error)
         if tls is not None:
-            return Unavailable("BadCredentials", f"Prometheus at {self._url}: {self._access.explain_tls(tls)}")
+            return Unavailable("BadCredentials", f"Prometheus at {self._url}: {access.explain_tls(tls)}")
         said = str(error) or type(error).__name__
         if isinstance(error, aiohttp.ServerDisconnectedError) or getattr(error, "errno", None) in CUT:
-            said = f"{said}{self._access.explain_cut(self._url or '')}"
+            said = f"{said}{access.explain_cut(self._url or '')}"
         return Unavailable("PrometheusUnavailable", f"Prometheus at {self._url} did not answer: {said}")
 
     def _open(self) -> aiohttp.ClientSession:
@@ -329,15 +328,6 @@ def _variables(look: Round, version: str, stable: str) -> dict[str, str]:
         "namespace": look.namespace,
         "window": f"{max(round((look.end - look.start).total_seconds()), 1)}s",
     }
-
-
-def _find_tls_error(error: BaseException | None) -> ssl.SSLError | None:
-    """Return what TLS said; the client's own errors wrap it, and some of them only look like it."""
-    while error is not None:
-        if isinstance(error, ssl.SSLError) and not isinstance(error, aiohttp.ClientError):
-            return error
-        error = error.__cause__
-    return None
 
 
 def _read(data: Mapping[str, Any]) -> list[Series]:

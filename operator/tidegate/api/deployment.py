@@ -106,6 +106,9 @@ class Webhook(Model):
     """http:// or https://; redirects are not followed."""
     timeout: Annotated[Duration, Between("1s", "5s")] = Field(default="3s", validate_default=True)
     """How long one answer may take; no longer than 80 % of analysis.interval, so that no look is missed."""
+    secret: ObjectName | None = None
+    """Secret in this namespace that lets the operator in: username and password, or token; headers, ca.crt, tls.crt,
+    tls.key; and origin, the only scheme, host and port that it is sent to. List it in gates.secrets of the chart."""
 
 
 class Gate(Webhook):
@@ -792,6 +795,8 @@ class GateRecord(StatusModel):
     """How its last answer begins; or why there was none, if the last try failed."""
     consecutive_errors: int = 0
     """Tries in a row without an answer."""
+    misconfigured: bool = False
+    """Whether the last try asked nobody, as the Secret of the gate cannot be used."""
 
 
 class ActiveCanary(StatusModel):

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, NoReturn
 
@@ -15,10 +16,13 @@ from tidegate.cli.exits import ExitCode, Problem
 from tidegate.cli.explaining import explain as explain_view
 from tidegate.cli.following import draw_chain, wait_for_end
 from tidegate.cli.following import watch as follow
+from tidegate.cli.linting import Linted
+from tidegate.cli.linting import lint as lint_files
 from tidegate.cli.options import (
     AnswerTimeout,
     Context,
     EndTimeout,
+    Files,
     FormerVersion,
     Kubeconfig,
     Name,
@@ -34,8 +38,9 @@ from tidegate.cli.view import Manifest, read_view
 __all__ = ["app", "run"]
 
 EXIT_CODES = (
-    "Exit codes: 0 done (with --wait: healthy on the version that the spec names), 1 rolled back or stalled,"
-    " 2 wrong use, 3 timed out, 4 no such Deployment or no access to the cluster, 5 the command makes no sense now."
+    "Exit codes: 0 done (with --wait: healthy on the version that the spec names),"
+    " 1 rolled back or stalled, or a manifest is wrong, 2 wrong use, 3 timed out,"
+    " 4 no such Deployment or no access to the cluster, 5 the command makes no sense now."
 )
 
 app = typer.Typer(
@@ -206,6 +211,22 @@ def explain(
     found = explain_view(view, datetime.now(UTC))
     document = {"reason": found.reason, "sentences": found.sentences, "commands": found.commands}
     show(output, document, lambda: Text("\n".join([*found.sentences, *(f"  {each}" for each in found.commands)])))
+
+
+@app.command(epilog=EXIT_CODES)
+def lint(files: Files, *, output: OutputOption = Output.TABLE) -> None:
+    """Check manifests before they are applied: fields, values and queries; asks no cluster."""
+    found = lint_files(files)
+    document = {"objects": found.objects, "findings": [asdict(each) for each in found.findings]}
+    show(output, document, lambda: _list(found))
+    if found.findings:
+        raise typer.Exit(ExitCode.ENDED_BADLY)
+
+
+def _list(found: Linted) -> RenderableType:
+    count, objects = len(found.findings), f"{found.objects} object{'' if found.objects == 1 else 's'}"
+    summary = f"{objects}, {count or 'nothing'} to correct"
+    return Text("\n".join([*map(str, found.findings), summary]), overflow="ignore", no_wrap=True)
 
 
 def _overview(found: Sequence[Manifest], cluster: Cluster) -> RenderableType:

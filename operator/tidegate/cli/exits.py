@@ -11,9 +11,9 @@ class ExitCode(IntEnum):
     OK = 0
     """Done; with ``status --wait``: healthy on the version that the spec names."""
     ENDED_BADLY = 1
-    """``status --wait``: rolled back, or stalled until a person acts."""
+    """``status --wait``: rolled back, or stalled until a person acts. ``lint``: there is something to correct."""
     USAGE = 2
-    """An option, the kubeconfig or its context is wrong."""
+    """An option, the kubeconfig or its context is wrong, or a file cannot be read."""
     TIMED_OUT = 3
     """The release has not ended, or the operator has not taken the command, within the time given."""
     NO_ACCESS = 4

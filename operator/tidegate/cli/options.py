@@ -18,6 +18,7 @@ __all__ = [
     "AnswerTimeout",
     "Context",
     "EndTimeout",
+    "Files",
     "FormerVersion",
     "Kubeconfig",
     "Name",
@@ -89,6 +90,10 @@ FormerVersion = Annotated[
         help="The ModelVersion to go back to; without it the newest healthy one before.",
         autocompletion=_complete_version,
     ),
+]
+Files = Annotated[
+    list[Path],
+    typer.Option("-f", "--filename", help="A file, a folder, or - for the standard input; may be given again."),
 ]
 Namespace = Annotated[
     str | None, typer.Option("-n", "--namespace", help="Namespace; without it the one of the context.")

@@ -10,8 +10,8 @@ from tidegate.domain.analysis import Say
 from tidegate.domain.conditions import Health, set_health
 from tidegate.domain.gates import (
     describe_answer,
+    find_gate_fault,
     is_gate_open,
-    is_gate_unreachable,
     next_question,
     shown_url,
 )
@@ -275,9 +275,10 @@ def _waiting_for_gate(s: Situation) -> Explanation | None:
     if gate is None or s.canary.baking_since is not None or is_gate_open(s):
         return None
     message = f"{_step_name(s)}: waits for the gate {shown_url(gate)}, which {describe_answer(record)}"
-    if is_gate_unreachable(gate, record):
+    fault = find_gate_fault(gate, record)
+    if fault is not None:
         message = f"{message}; the release goes on by itself when the gate opens, or promote or abort"
-        return Explanation(Reason.GATE_UNREACHABLE, message, DeploymentPhase.DEGRADED, Health.STALLED)
+        return Explanation(fault, message, DeploymentPhase.DEGRADED, Health.STALLED)
     return Explanation(Reason.GATE_CLOSED, message, DeploymentPhase.PAUSED)
 
 
@@ -309,7 +310,8 @@ def _not_started(s: Situation) -> Explanation | None:
     rejection = s.rejection
     if rejection is not None:
         message = f"{name} was taken back: {rejection.message}{serving}; ask for another version, or retry"
-        return Explanation(Reason.ROLLED_BACK, message, DeploymentPhase.ROLLED_BACK, Health.STALLED)
+        reason = Reason.ABORTED if rejection.reason == Reason.ABORTED else Reason.ROLLED_BACK
+        return Explanation(reason, message, DeploymentPhase.ROLLED_BACK, Health.STALLED)
     refused = _query_refused(s, serving) if s.status.rollback is None else None
     if refused is not None:
         return refused

@@ -5,8 +5,9 @@ gate               is asked                       answer 200                    
 =================  =============================  ==============================  ================================
 of a step          at once when the proxies       the step may end, for one       held, nothing counted; without
                    confirmed its share, then      ``interval``; then the gate is  any answer more often in a row
-                   every ``interval``             asked again                     than ``errorLimit``: people are
-                                                                                  told. It never rolls back
+                   every ``interval``             asked again                     than ``errorLimit``, or with a
+                                                                                  useless Secret: people are told.
+                                                                                  It never rolls back
 ``rollback.gate``  from the first traffic on,     the release is taken back       nothing happens; without any
                    with every look of the         at once                         answer the status says so
                    analysis
@@ -23,10 +24,10 @@ from tidegate.domain.situation import Situation, identify
 
 __all__ = [
     "describe_answer",
+    "find_gate_fault",
     "find_questions",
     "has_said_yes",
     "is_gate_open",
-    "is_gate_unreachable",
     "next_question",
     "shown_url",
     "take_answers",
@@ -81,9 +82,13 @@ def has_said_yes(record: GateRecord | None) -> bool:
     return record is not None and record.code == YES and record.consecutive_errors == 0
 
 
-def is_gate_unreachable(gate: Gate, record: GateRecord | None) -> bool:
-    """Tell whether people have to be told that the gate of a step does not answer."""
-    return record is not None and record.consecutive_errors > gate.error_limit
+def find_gate_fault(gate: Gate, record: GateRecord | None) -> Reason | None:
+    """Return why people have to be told of the gate of a step: it does not answer, or cannot even be asked."""
+    if record is None or record.consecutive_errors == 0:
+        return None
+    if record.misconfigured:
+        return Reason.BAD_GATE_CREDENTIALS
+    return Reason.GATE_UNREACHABLE if record.consecutive_errors > gate.error_limit else None
 
 
 def describe_answer(record: GateRecord | None) -> str:
@@ -91,7 +96,7 @@ def describe_answer(record: GateRecord | None) -> str:
     if record is None:
         return "is about to be asked"
     if record.consecutive_errors:
-        return f"does not answer ({record.message})"
+        return f"{'cannot be asked' if record.misconfigured else 'does not answer'} ({record.message})"
     return f"answered {record.code}" + (f" ({record.message})" if record.message else "")
 
 
@@ -132,7 +137,7 @@ def _question(s: Situation, role: GateRole, gate: Webhook) -> GateQuestion:
         "percent": s.step.percent,
         "attempt": canary.attempt,
     }
-    return GateQuestion(role, gate.url, gate.timeout, document)
+    return GateQuestion(role, gate.url, gate.timeout, document, gate.secret)
 
 
 def _record(s: Situation, before: GateRecord | None, answer: GateAnswer) -> GateRecord:
@@ -140,17 +145,22 @@ def _record(s: Situation, before: GateRecord | None, answer: GateAnswer) -> Gate
     if answer.code is not None:
         return GateRecord(at=s.now, code=answer.code, message=answer.message)
     code, errors = (before.code, before.consecutive_errors) if before else (None, 0)
-    return GateRecord(at=s.now, code=code, message=answer.message, consecutive_errors=errors + 1)
+    return GateRecord(
+        at=s.now,
+        code=code,
+        message=answer.message,
+        consecutive_errors=errors + 1,
+        misconfigured=answer.is_misconfigured,
+    )
 
 
 def _tell(s: Situation, gate: Gate, before: GateRecord | None, after: GateRecord) -> Situation:
-    if is_gate_unreachable(gate, after):
-        if is_gate_unreachable(gate, before):
-            return s
-        return _decide(s, Action.HOLD, Reason.GATE_UNREACHABLE, gate, after)
+    fault, former = find_gate_fault(gate, after), find_gate_fault(gate, before)
+    if fault is not None:
+        return _decide(s, Action.HOLD, fault, gate, after) if fault is not former else s
     if after.consecutive_errors:
         return s
-    is_known = before is not None and before.code is not None and not is_gate_unreachable(gate, before)
+    is_known = before is not None and before.code is not None and former is None
     if is_known and before is not None and (before.code == YES) == (after.code == YES):
         return s
     if after.code == YES:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from tidegate.domain.jobs import read_time
+from tidegate.domain.manifests.placement import GPU
 
 __all__ = ["FinalFailure", "find_final_failure", "find_pod_problem", "find_workload_problem"]
 
@@ -69,7 +70,7 @@ def _check_scheduling(status: Status) -> str | None:
 
 
 def _explain_scheduling(message: str) -> str:
-    if "nvidia.com/gpu" in message:
+    if GPU in message:
         return f"no node has the GPUs asked for: add a GPU node or lower serving.resources.gpus ({message})"
     lacking = sorted(set(re.findall(r"Insufficient ([\w./-]*\w)", message)))
     if lacking:

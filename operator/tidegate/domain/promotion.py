@@ -50,6 +50,7 @@ ALIASES: Mapping[Stage, tuple[str, ...]] = {Stage.PRODUCTION: ("champion",), Sta
 MANAGED_ALIASES = ("champion", "challenger")
 AT_ONCE = timedelta(0)
 """What comes next needs this status to be written down first; the operator's own writes wake nobody."""
+SOON = timedelta(seconds=1)
 FIRST_RETRY = timedelta(seconds=5)
 LONGEST_RETRY = timedelta(minutes=1)
 REGISTRY_RETRY = timedelta(seconds=30)
@@ -213,20 +214,31 @@ def _await_name(scene: Scene) -> VersionPlan | None:
 
 
 def _await_retry(scene: Scene) -> VersionPlan | None:
-    """Between two attempts the status says what went wrong; it stays until the next one starts."""
+    """Between two attempts the status says what went wrong; it stays until the next one starts.
+
+    The Job of the attempt goes once that is written down: an attempt that nobody remembers would not count.
+    """
     retry_at = scene.status.retry_at
-    if scene.observed.job is not None or retry_at is None or scene.now >= retry_at:
+    if retry_at is None:
         return None
-    return VersionPlan(_seen(scene, scene.status), (), (), retry_at - scene.now)
+    if scene.observed.job is not None:
+        pause = max(retry_at - scene.now, SOON)
+        return VersionPlan(_seen(scene, scene.status), (DeleteValidation(),), (), pause)
+    if scene.now < retry_at:
+        return VersionPlan(_seen(scene, scene.status), (), (), retry_at - scene.now)
+    return None
 
 
 def _start(scene: Scene) -> VersionPlan | None:
+    """Make the Job; another one only once it is written down that the attempt before is over and its Job gone."""
     if scene.observed.job is not None:
         return None
     again = f" (attempt {scene.status.attempts + 1})" if scene.status.attempts else ""
     note = Note("Validating", f"the checks are being started{again}")
     status = _assess(scene, ModelPhase.VALIDATING, Health.RECONCILING, note.reason, note.message)
-    return _plan(scene, status.model_copy(update={"retry_at": None}), (StartValidation(),), note, POD_PATIENCE)
+    if scene.status.retry_at is not None:
+        return _plan(scene, status.model_copy(update={"retry_at": None}), (), note, AT_ONCE)
+    return _plan(scene, status, (StartValidation(),), note, POD_PATIENCE)
 
 
 def _judge(scene: Scene) -> VersionPlan | None:
@@ -340,7 +352,7 @@ def _retry(scene: Scene, reason: str, message: str, crashes: int = 0) -> Version
     note = Note(reason, f"{message} (tried {attempts} times; tried again by itself)", warning=True)
     status = _assess(scene, ModelPhase.PENDING, Health.RECONCILING, note.reason, note.message)
     changes = {"attempts": attempts, "crashes": crashes, "retry_at": scene.now + pause}
-    return _plan(scene, status.model_copy(update=changes), (DeleteValidation(),), note, pause)
+    return _plan(scene, status.model_copy(update=changes), (), note, AT_ONCE)
 
 
 def _findings(scene: Scene, result: ValidationResult | None) -> dict[str, object]:

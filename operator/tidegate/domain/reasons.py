@@ -83,6 +83,8 @@ class Reason(StrEnum):
     GATE_OPENED = "GateOpened"
     GATE_UNREACHABLE = "GateUnreachable"
     """The gate of the step in progress has not answered more often in a row than its limit allows."""
+    BAD_GATE_CREDENTIALS = "BadGateCredentials"
+    """The Secret of the gate of the step in progress cannot be used."""
     ROLLBACK_GATE = "RollbackGate"
     """The rollback gate said to take the release back."""
 

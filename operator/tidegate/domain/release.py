@@ -236,6 +236,8 @@ class GateQuestion:
     timeout: timedelta
     document: Mapping[str, str | float | None]
     """What the gate is told of the release, as JSON."""
+    secret: str | None = None
+    """The Secret that lets us in there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +248,8 @@ class GateAnswer:
     """HTTP status; None: no answer."""
     message: str = ""
     """How the answer begins, or why there is none; at most 200 printable characters."""
+    is_misconfigured: bool = False
+    """It was not asked, as its Secret cannot be used: a person has to mend that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from tidegate.domain.jobs import (
     until_lost,
 )
 from tidegate.domain.manifests import names
+from tidegate.domain.manifests.placement import GPU
 from tidegate.domain.trainer_config import explain_config
 from tidegate.domain.training_evaluation import plan_evaluation
 from tidegate.domain.training_failure import Failure, explain_job_failure, explain_pod_failure
@@ -76,8 +77,8 @@ def needs_run(job: TrainingJob, observed: Observed, now: datetime) -> bool:
 
 
 def needs_recorded_result(job: TrainingJob, observed: Observed, now: datetime) -> bool:
-    """Whether the Job is complete, but the pod that held the result is gone."""
-    if job.status.phase in FINAL or job.status.model_version or Scene(job, observed, now).own_version:
+    """Whether the Job is complete, its result is not written down, and the pod that held it is gone."""
+    if job.status.phase in FINAL or job.status.model_version:
         return False
     if observed.job is None or observed.job.outcome is not JobOutcome.COMPLETE:
         return False
@@ -313,8 +314,8 @@ def _describe_no_pod(scene: Scene, job: JobState) -> tuple[TrainingPhase, Note, 
 def _explain_unschedulable(scene: Scene, scheduler: str) -> Note:
     gpus = scene.job.spec.resources.gpus
     what, remedy = "room for spec.resources", "free or add capacity, or ask for less in a new TrainingJob"
-    if gpus and "nvidia.com/gpu" in scheduler:
-        what = f"{gpus} free nvidia.com/gpu"
+    if gpus and GPU in scheduler:
+        what = f"{gpus} free {GPU}"
         remedy = "add a GPU node with the NVIDIA device plugin, or lower spec.resources.gpus"
     message = f"no node has {what}: {remedy}. The training starts by itself when one has ({scheduler})"
     return Note("Unschedulable", message, warning=True)

@@ -59,9 +59,7 @@ def _find_result(scene: Scene) -> TrainerResult | Failure | None:
 def _judge(scene: Scene, result: TrainerResult | Failure | None) -> TrainingPlan:
     """Measure a result against the gates; make a version of it if it passes."""
     if result is None:
-        problem = scene.observed.registry_problem
-        message = f"the pod with the result is gone, and MLflow, which has a copy, does not answer ({problem})"
-        return wait(scene, "MLflowUnavailable", message, REGISTRY_RETRY, TrainingPhase.EVALUATING)
+        return _await_result(scene)
     if isinstance(result, Failure):
         return fail(scene, result)
     missed = tuple(filter(None, (explain_gate(gate, result.metrics) for gate in scene.job.spec.evaluation.gates)))
@@ -71,14 +69,26 @@ def _judge(scene: Scene, result: TrainerResult | Failure | None) -> TrainingPlan
     return _create_version(scene, result)
 
 
+def _await_result(scene: Scene) -> TrainingPlan:
+    problem = scene.observed.registry_problem
+    message = f"the pod with the result is gone, and MLflow, which has a copy, does not answer ({problem})"
+    return wait(scene, "MLflowUnavailable", message, REGISTRY_RETRY, TrainingPhase.EVALUATING)
+
+
 def _create_version(scene: Scene, result: TrainerResult) -> TrainingPlan:
     spec, versions = scene.job.spec, scene.observed.versions
     existing = [each.version for each in versions if each.model == spec.model]
     name, version = next_name(spec.model, existing, {each.name for each in versions}, spec.output.version_bump)
+    made = _record(result) | {"model_version": name}
+    return _await_checks(scene, name, made, (CreateVersion(name, version, result),))
+
+
+def _await_checks(scene: Scene, name: str, made: dict[str, Any], intents: tuple[Intent, ...] = ()) -> TrainingPlan:
+    """The training is over; what is left is up to the ModelVersion, and takes none of the training's time."""
     message = f"ModelVersion {name} was made; waiting for its checks"
     status = assess(scene, TrainingPhase.EVALUATING, Health.RECONCILING, "Validating", message)
-    status = stop_clock(scene, status.model_copy(update=_record(result) | {"model_version": name}))
-    return make_plan(scene, status, (CreateVersion(name, version, result),), Note("ModelVersionCreated", message))
+    status = stop_clock(scene, status.model_copy(update=made))
+    return make_plan(scene, status, intents, Note("ModelVersionCreated", message))
 
 
 def _record(result: TrainerResult) -> dict[str, Any]:
@@ -96,23 +106,30 @@ def _record(result: TrainerResult) -> dict[str, Any]:
 def _follow_version(scene: Scene, version: VersionState) -> TrainingPlan:
     """Wait for the checks of the version, then hand it over if that was asked for."""
     made = _adopt(scene, version)
+    if made is None:
+        return _await_result(scene)
     if version.phase is ModelPhase.REJECTED:
         message = f"ModelVersion {version.name} was rejected: {version.message}"
         return fail(scene, Failure("ModelVersionRejected", message), **made)
     if version.phase is ModelPhase.READY:
         return _succeed(scene, version, made)
-    message = f"ModelVersion {version.name} was made; waiting for its checks"
-    status = assess(scene, TrainingPhase.EVALUATING, Health.RECONCILING, "Validating", message)
-    return make_plan(scene, status.model_copy(update=made), (), Note("Validating", message))
+    return _await_checks(scene, version.name, made)
 
 
-def _adopt(scene: Scene, version: VersionState) -> dict[str, Any]:
-    """Take a version over whose making was not recorded, because the operator was stopped in between."""
+def _adopt(scene: Scene, version: VersionState) -> dict[str, Any] | None:
+    """Take a version over whose making was not recorded, because the operator was stopped in between.
+
+    None while the result that it was made from cannot be had.
+    """
     if scene.status.model_version == version.name:
         return {}
     made: dict[str, Any] = {"model_version": version.name}
     job = scene.observed.job
-    result = _find_result(scene) if job is not None and job.outcome is JobOutcome.COMPLETE else None
+    if job is None or job.outcome is not JobOutcome.COMPLETE:
+        return made
+    result = _find_result(scene)
+    if result is None:
+        return None
     return made | (_record(result) if isinstance(result, TrainerResult) else {})
 
 

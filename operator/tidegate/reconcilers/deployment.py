@@ -239,12 +239,13 @@ class DeploymentReconciler:
 
     async def _act(self, scene: Scene, plan: Plan) -> None:
         """Pods first, then shares, then what nobody needs any more; the address, which seldom changes, last."""
+        basis = None if plan.record_first else scene.manifest  # a status just written was of the newest state
         for intent in plan.apply:
             await self._apply(scene, intent)
         if plan.route is not None:
             metadata = scene.deployment.metadata
-            await self._objects.apply(build_route(scene.namespace, metadata.name, metadata.uid, plan.route))
-        basis = None if plan.record_first else scene.manifest  # a status just written was of the newest state
+            route = build_route(scene.namespace, metadata.name, metadata.uid, plan.route)
+            await self._objects.apply(route, decided_on=basis)
         for removal in plan.delete:
             await self._delete(scene, removal, basis)
         await self._mend(scene, {each.version for each in plan.delete if isinstance(each, DeleteWorkload)})

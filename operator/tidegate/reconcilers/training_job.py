@@ -229,7 +229,8 @@ class TrainingJobReconciler:
         """The TrainingJob was deleted, perhaps for a successor of its name: its Job goes with it, its run is closed.
 
         No finalizer waits for that: a deletion must end while MLflow, or the operator itself, is away. The trainer
-        closes the run as well when it is told to stop; what may stay open is said.
+        closes the run as well when it is told to stop; what may stay open is said. A run that both miss, because the
+        operator is away and the trainer is killed outright, only a search of MLflow finds (docs/troubleshooting.md).
         """
         left = self._open_runs.get(key)
         if left is None or left.uid == successor:

@@ -1,4 +1,4 @@
-"""The Kubernetes objects of a comparator: the pod that answers copies of requests by asking both versions.
+"""The Kubernetes objects of a comparator: the pod that takes copies, over HTTP and gRPC, and asks both versions.
 
 ::
 
@@ -15,6 +15,7 @@ from tidegate.domain.manifests import names
 from tidegate.domain.manifests.security import container_security, pod_security
 from tidegate.domain.manifests.serving import (
     DIGEST_ANNOTATION,
+    GRPC,
     HTTP,
     MODEL_VERSION_ANNOTATION,
     TEMPLATE_ANNOTATION,
@@ -27,7 +28,8 @@ __all__ = ["Shadowing", "build_comparator", "build_document"]
 
 Manifest = dict[str, Any]
 
-PORT = 8095
+PORTS = {"http": 8095, "grpc": 8096}
+"""By the name that the router looks for: where copies are taken. Health and metrics are at the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,11 @@ class Shadowing:
     shadow: Shadow
 
     @property
+    def owner(self) -> names.Owner:
+        """The Deployment."""
+        return names.Owner("Deployment", self.deployment, self.deployment_uid)
+
+    @property
     def name(self) -> str:
         """Name of the workload and the Service."""
         return names.comparator(self.deployment, self.version.model_version, self.version.digest)
@@ -49,7 +56,7 @@ class Shadowing:
 
 def build_comparator(shadowing: Shadowing, platform: Platform) -> tuple[Manifest, Manifest]:
     """Build Service and workload, in the order in which they are applied."""
-    ports = [{"name": "http", "port": PORT, "protocol": "TCP", "targetPort": PORT}]
+    ports = [{"name": name, "port": port, "protocol": "TCP", "targetPort": port} for name, port in PORTS.items()]
     service = {
         "apiVersion": "v1",
         "kind": "Service",
@@ -76,7 +83,8 @@ def build_document(shadowing: Shadowing) -> Manifest:
 
 def _side(shadowing: Shadowing, version: VersionID) -> Manifest:
     service = names.serving(shadowing.deployment, version.model_version, version.digest)
-    return {"modelVersion": version.model_version, "url": f"http://{service}.{shadowing.namespace}.svc:{HTTP}"}
+    host = f"{service}.{shadowing.namespace}.svc"
+    return {"modelVersion": version.model_version, "url": f"http://{host}:{HTTP}", "grpcAddress": f"{host}:{GRPC}"}
 
 
 def _build_workload(shadowing: Shadowing, platform: Platform) -> Manifest:
@@ -104,8 +112,8 @@ def _build_pod(shadowing: Shadowing, platform: Platform) -> Manifest:
         "imagePullPolicy": platform.image_pull_policy,
         "command": ["python", "-m", "tidegate_serving.comparator"],
         "env": [{"name": "TIDEGATE_COMPARATOR", "value": json.dumps(build_document(shadowing), sort_keys=True)}],
-        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
-        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
+        "ports": [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in PORTS.items()],
+        "resources": {"requests": {"cpu": "50m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}},
         "readinessProbe": probe | {"periodSeconds": 1},
         "livenessProbe": probe | {"periodSeconds": 10},
         "securityContext": container_security(),
@@ -121,13 +129,8 @@ def _build_pod(shadowing: Shadowing, platform: Platform) -> Manifest:
 
 
 def _metadata(shadowing: Shadowing) -> Manifest:
-    return {
-        "name": shadowing.name,
-        "namespace": shadowing.namespace,
-        "labels": _labels(shadowing),
-        "annotations": _annotations(shadowing),
-        "ownerReferences": [names.owner_reference("Deployment", shadowing.deployment, shadowing.deployment_uid)],
-    }
+    labels, annotations = _labels(shadowing), _annotations(shadowing)
+    return names.child_metadata(shadowing.name, shadowing.namespace, shadowing.owner, labels, annotations)
 
 
 def _labels(shadowing: Shadowing) -> dict[str, str]:
@@ -139,12 +142,12 @@ def _selector(shadowing: Shadowing) -> dict[str, str]:
 
 
 def _annotations(shadowing: Shadowing) -> dict[str, str]:
-    return names.owner_annotation("Deployment", shadowing.deployment) | {
+    return names.owner_annotation(shadowing.owner) | {
         MODEL_VERSION_ANNOTATION: shadowing.version.model_version,
         DIGEST_ANNOTATION: shadowing.version.digest,
     }
 
 
 def _pod_annotations(shadowing: Shadowing) -> dict[str, str]:
-    scrape = {"scrape": "true", "port": str(PORT), "path": "/metrics"}
+    scrape = {"scrape": "true", "port": str(PORTS["http"]), "path": "/metrics"}
     return _annotations(shadowing) | {f"prometheus.io/{key}": value for key, value in scrape.items()}

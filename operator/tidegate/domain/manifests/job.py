@@ -26,26 +26,13 @@ class JobFrame:
 
     name: str
     namespace: str
-    owner_kind: str
-    owner_name: str
-    owner_uid: str
+    owner: names.Owner
     labels: Mapping[str, str]
-
-    @property
-    def annotations(self) -> dict[str, str]:
-        """What leads an event of the child back to its owner."""
-        return names.owner_annotation(self.owner_kind, self.owner_name)
 
     @property
     def metadata(self) -> Json:
         """Metadata of the Job and the ConfigMap."""
-        return {
-            "name": self.name,
-            "namespace": self.namespace,
-            "labels": dict(self.labels),
-            "annotations": self.annotations,
-            "ownerReferences": [names.owner_reference(self.owner_kind, self.owner_name, self.owner_uid)],
-        }
+        return names.child_metadata(self.name, self.namespace, self.owner, self.labels)
 
 
 def build_config_map(frame: JobFrame, file: str, document: str) -> Json:
@@ -95,7 +82,7 @@ def build_job(
     }
     pod_spec["tolerations"] = [*pod_spec["tolerations"], *(pod or {}).get("tolerations", ())]
     template = {
-        "metadata": {"labels": dict(frame.labels), "annotations": frame.annotations},
+        "metadata": {"labels": dict(frame.labels), "annotations": names.owner_annotation(frame.owner)},
         "spec": pod_spec | {key: value for key, value in (pod or {}).items() if key != "tolerations"},
     }
     spec = {

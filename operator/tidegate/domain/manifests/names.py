@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 __all__ = [
     "COMMAND_ANNOTATION",
@@ -18,13 +19,14 @@ __all__ = [
     "MODEL_VERSION_LABEL",
     "OWNER_ANNOTATION",
     "TRAINING_JOB_LABEL",
+    "Owner",
     "child_labels",
+    "child_metadata",
     "comparator",
     "dns_label",
     "endpoint",
     "label_value",
     "owner_annotation",
-    "owner_reference",
     "parse_owner",
     "route",
     "serving",
@@ -111,30 +113,47 @@ def child_labels(component: str, labels: Mapping[str, str]) -> dict[str, str]:
     return MANAGED_BY | {COMPONENT_LABEL: component} | {key: label_value(value) for key, value in labels.items()}
 
 
-def owner_annotation(kind: str, name: str) -> dict[str, str]:
+class Owner(NamedTuple):
+    """Whose child an object is: an object of a kind of tidegate.dev/v1alpha1 in the same namespace."""
+
+    kind: str
+    name: str
+    uid: str
+
+
+def child_metadata(
+    name: str, namespace: str, owner: Owner, labels: Mapping[str, str], annotations: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Metadata of a child: it goes when its owner goes, and wakes its owner's reconcile.
+
+    It does not block the owner's deletion: that would need the right to update finalizers.
+    """
+    reference = {
+        "apiVersion": "tidegate.dev/v1alpha1",
+        "kind": owner.kind,
+        "name": owner.name,
+        "uid": owner.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+    return {
+        "name": name,
+        "namespace": namespace,
+        "labels": dict(labels),
+        "annotations": owner_annotation(owner) | dict(annotations or {}),
+        "ownerReferences": [reference],
+    }
+
+
+def owner_annotation(owner: Owner) -> dict[str, str]:
     """Annotation of every child, pods included, that says which object's reconcile an event of the child wakes."""
-    return {OWNER_ANNOTATION: f"{kind}/{name}"}
+    return {OWNER_ANNOTATION: f"{owner.kind}/{owner.name}"}
 
 
 def parse_owner(annotations: Mapping[str, str]) -> tuple[str, str] | None:
     """Read kind and name back from the annotation."""
     kind, _, name = annotations.get(OWNER_ANNOTATION, "").partition("/")
     return (kind, name) if name else None
-
-
-def owner_reference(kind: str, name: str, uid: str) -> dict[str, object]:
-    """Owner reference of a child: it goes when its owner (a kind of tidegate.dev/v1alpha1) goes.
-
-    It does not block the owner's deletion: that would need the right to update finalizers.
-    """
-    return {
-        "apiVersion": "tidegate.dev/v1alpha1",
-        "kind": kind,
-        "name": name,
-        "uid": uid,
-        "controller": True,
-        "blockOwnerDeletion": False,
-    }
 
 
 def _hash(text: str) -> str:

@@ -17,16 +17,12 @@ def build_route(namespace: str, deployment: str, uid: str, wanted: SetRoute) -> 
         spec["sticky"] = {"header": sticky.header} | ({"salt": sticky.salt} if sticky.salt else {})
     if wanted.mirror is not None:
         spec["mirror"] = _mirror(deployment, wanted.mirror)
+    owner = names.Owner("Deployment", deployment, uid)
+    labels = names.child_labels("route", {names.DEPLOYMENT_LABEL: deployment})
     return {
         "apiVersion": "tidegate.dev/v1alpha1",
         "kind": "Route",
-        "metadata": {
-            "name": names.route(deployment),
-            "namespace": namespace,
-            "labels": names.child_labels("route", {names.DEPLOYMENT_LABEL: deployment}),
-            "annotations": names.owner_annotation("Deployment", deployment),
-            "ownerReferences": [names.owner_reference("Deployment", deployment, uid)],
-        },
+        "metadata": names.child_metadata(names.route(deployment), namespace, owner, labels),
         "spec": spec,
     }
 

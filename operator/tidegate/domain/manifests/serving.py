@@ -84,6 +84,11 @@ class Served:
     serving: Serving
 
     @property
+    def owner(self) -> names.Owner:
+        """The Deployment."""
+        return names.Owner("Deployment", self.deployment, self.deployment_uid)
+
+    @property
     def name(self) -> str:
         """Name of the three objects."""
         return names.serving(self.deployment, self.model_version, self.artifact.sha256)
@@ -158,16 +163,12 @@ def build_scale(namespace: str, name: str, replicas: int) -> Manifest:
 
 def build_endpoint(namespace: str, deployment: str, uid: str, platform: Platform) -> Manifest:
     """Build the Service that is the stable address of a Deployment: an alias of the proxies."""
+    owner = names.Owner("Deployment", deployment, uid)
+    labels = names.child_labels("endpoint", {names.DEPLOYMENT_LABEL: deployment})
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {
-            "name": names.endpoint(deployment),
-            "namespace": namespace,
-            "labels": names.child_labels("endpoint", {names.DEPLOYMENT_LABEL: deployment}),
-            "annotations": names.owner_annotation("Deployment", deployment),
-            "ownerReferences": [names.owner_reference("Deployment", deployment, uid)],
-        },
+        "metadata": names.child_metadata(names.endpoint(deployment), namespace, owner, labels),
         "spec": {
             "type": "ExternalName",
             "externalName": platform.envoy_service,
@@ -177,13 +178,7 @@ def build_endpoint(namespace: str, deployment: str, uid: str, platform: Platform
 
 
 def _metadata(served: Served) -> Manifest:
-    return {
-        "name": served.name,
-        "namespace": served.namespace,
-        "labels": _labels(served),
-        "annotations": _annotations(served),
-        "ownerReferences": [names.owner_reference("Deployment", served.deployment, served.deployment_uid)],
-    }
+    return names.child_metadata(served.name, served.namespace, served.owner, _labels(served), _annotations(served))
 
 
 def _labels(served: Served) -> dict[str, str]:
@@ -192,7 +187,7 @@ def _labels(served: Served) -> dict[str, str]:
 
 
 def _annotations(served: Served) -> dict[str, str]:
-    return names.owner_annotation("Deployment", served.deployment) | {
+    return names.owner_annotation(served.owner) | {
         MODEL_VERSION_ANNOTATION: served.model_version,
         DIGEST_ANNOTATION: served.artifact.sha256,
     }

@@ -183,7 +183,7 @@ def _frame(job: TrainingJob) -> JobFrame:
     metadata = job.metadata
     labels = names.child_labels("training", {names.TRAINING_JOB_LABEL: metadata.name})
     name = names.training_job(metadata.name)
-    return JobFrame(name, metadata.namespace, "TrainingJob", metadata.name, metadata.uid, labels)
+    return JobFrame(name, metadata.namespace, names.Owner("TrainingJob", metadata.name, metadata.uid), labels)
 
 
 def _document_volume(frame: JobFrame) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -85,7 +85,7 @@ def _frame(version: ModelVersion) -> JobFrame:
     given = {names.MODEL_VERSION_LABEL: metadata.name, MODEL_LABEL: version.spec.model}
     labels = names.child_labels("validation", given)
     name = names.validation_job(metadata.name)
-    return JobFrame(name, metadata.namespace, "ModelVersion", metadata.name, metadata.uid, labels)
+    return JobFrame(name, metadata.namespace, names.Owner("ModelVersion", metadata.name, metadata.uid), labels)
 
 
 def _without_gpus(resources: ComputeResources) -> ComputeResources:
