@@ -133,7 +133,12 @@ class Objects(Protocol):
         ...
 
     async def apply(
-        self, manifest: Manifest, *, field_manager: str = "tidegate", decided_on: Manifest | None = None
+        self,
+        manifest: Manifest,
+        *,
+        field_manager: str = "tidegate",
+        decided_on: Manifest | None = None,
+        resting_on: Sequence[Manifest] = (),
     ) -> Manifest:
         """Apply server-side, forced; no request is made when the object already is like this.
 
@@ -141,9 +146,10 @@ class Objects(Protocol):
             manifest: The fields that are wanted.
             field_manager: Whose they are.
             decided_on: As for `delete`.
+            resting_on: Objects that have to be there; one that this process knows from a list alone is read once.
 
         Raises:
-            Conflict: The object that this was decided on has changed since it was read.
+            Conflict: The object that this was decided on has changed since it was read, or what it rests on is gone.
         """
         ...
 

@@ -192,7 +192,12 @@ class FakeObjects:
         ]
 
     async def apply(
-        self, manifest: Manifest, *, field_manager: str = "tidegate", decided_on: Manifest | None = None
+        self,
+        manifest: Manifest,
+        *,
+        field_manager: str = "tidegate",
+        decided_on: Manifest | None = None,
+        resting_on: Sequence[Manifest] = (),
     ) -> Manifest:
         key = key_of(manifest)
         json.dumps(manifest)  # a manifest is JSON, or the real API server could not take it
@@ -202,6 +207,8 @@ class FakeObjects:
         if after == before:
             return before
         self._check(decided_on)
+        if any(key_of(each) not in self._objects for each in resting_on):
+            raise Conflict("Outdated", "gone since it was read")
         self._request("apply", key)
         return self._answer("apply", key, self.put(after))
 

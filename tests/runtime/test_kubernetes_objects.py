@@ -331,6 +331,34 @@ async def test_nothing_is_applied_on_the_word_of_an_old_list(world: World) -> No
     assert len(world.api.requests) == sent, "what is so already is not asked about"
 
 
+async def test_no_share_leads_to_pods_that_an_old_list_told_of(world: World) -> None:
+    """Rule 11: the list is from before the deletion; the watch that tells of it may be late."""
+    await world.objects.apply(workload())
+    gone = world.objects.get(KEY)
+    restarted = KubernetesObjects(world.api, world.cache, world.clock)  # type: ignore[arg-type]
+    del world.api.objects[PATH]
+    assert gone is not None
+    with pytest.raises(Conflict, match="is gone"):
+        await restarted.apply(deployment(), resting_on=[gone])
+    assert MY_PATH not in world.api.objects
+    assert restarted.get(KEY) is None, "the next look sees what is there"
+
+
+async def test_what_this_process_made_or_has_read_once_is_not_read_again(world: World) -> None:
+    await world.objects.apply(workload())
+    present = world.objects.get(KEY)
+    assert present is not None
+
+    async def reads(objects: KubernetesObjects, name: str) -> int:
+        before = len(world.api.requests)
+        await objects.apply(deployment() | {"metadata": {"name": name, "namespace": "ns"}}, resting_on=[present])
+        return len(world.api.requests) - before - 1
+
+    assert await reads(world.objects, "a") == 0
+    restarted = KubernetesObjects(world.api, world.cache, world.clock)  # type: ignore[arg-type]
+    assert [await reads(restarted, name) for name in ("b", "c")] == [1, 0]
+
+
 async def test_nothing_is_read_again_where_every_write_was_answered(world: World) -> None:
     await world.objects.apply(workload())
     world.api.fault = lambda *_: Conflict("Conflict", "newer")

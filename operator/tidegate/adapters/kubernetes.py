@@ -41,6 +41,8 @@ class KubernetesObjects:
         self._clock = clock
         self._applied: dict[Key, Applied] = {}
         self._unanswered: set[Key] = set()
+        self._found: set[str] = set()
+        """UIDs of objects that came by a list, and were there when they were read."""
 
     def get(self, key: Key) -> Manifest | None:
         """Return a watched object, or None."""
@@ -51,7 +53,12 @@ class KubernetesObjects:
         return self._cache.list(kind, namespace, labels)
 
     async def apply(
-        self, manifest: Manifest, *, field_manager: str = FIELD_MANAGER, decided_on: Manifest | None = None
+        self,
+        manifest: Manifest,
+        *,
+        field_manager: str = FIELD_MANAGER,
+        decided_on: Manifest | None = None,
+        resting_on: Sequence[Manifest] = (),
     ) -> Manifest:
         """Apply server-side unless the object already is like this."""
         key = key_of(manifest)
@@ -64,6 +71,8 @@ class KubernetesObjects:
             return live or manifest
         if decided_on is not None:
             await self._confirm(decided_on)
+        for each in resting_on:
+            await self._find(each)
         params = {"fieldManager": field_manager, "force": "true"}
         with self._await_answer(key):
             answer = await self._api.patch(_path(key), wanted, APPLY_PATCH, params)
@@ -126,6 +135,21 @@ class KubernetesObjects:
             self._cache.put(found)
             raise Conflict("Outdated", f"{key} has changed since it was read")
 
+    async def _find(self, observed: Manifest) -> None:
+        """Make sure that an object is there: an old list may have told of it after its end."""
+        key, uid = key_of(observed), observed["metadata"]["uid"]
+        last = self._applied.get(key)
+        if uid in self._found or (last is not None and last.fingerprint.startswith(f"{uid} ")):
+            return
+        found = await self._api.get(_path(key))
+        if found is None:
+            self._cache.remove(observed)
+            raise Conflict("Outdated", f"{key} is gone")
+        self._cache.put(found)
+        if found["metadata"]["uid"] != uid or found["metadata"].get("deletionTimestamp"):
+            raise Conflict("Outdated", f"{key} has changed since it was read")
+        self._found.add(uid)
+
     @contextlib.contextmanager
     def _await_answer(self, key: Key) -> Iterator[None]:
         """Remember a write that may have been carried out although it failed, or was cancelled on its way."""
@@ -142,6 +166,7 @@ class KubernetesObjects:
         """Drop what is remembered of an object that is gone, and of its ConfigMap, which has the same name."""
         if before is not None and after is None:
             metadata = before["metadata"]
+            self._found.discard(metadata["uid"])
             for each in (kind, CONFIG_MAP):
                 self._applied.pop(Key(each, metadata.get("namespace", ""), metadata["name"]), None)
 

@@ -25,6 +25,7 @@ from tidegate.domain.release import (
     ModelState,
     Observed,
     Plan,
+    SetRoute,
     VersionID,
     Workload,
 )
@@ -245,11 +246,17 @@ class DeploymentReconciler:
         if plan.route is not None:
             metadata = scene.deployment.metadata
             route = build_route(scene.namespace, metadata.name, metadata.uid, plan.route)
-            await self._objects.apply(route, decided_on=basis)
+            await self._objects.apply(route, decided_on=basis, resting_on=self._find_pods_of(scene, plan.route))
         for removal in plan.delete:
             await self._delete(scene, removal, basis)
         await self._mend(scene, {each.version for each in plan.delete if isinstance(each, DeleteWorkload)})
         await self._apply_endpoint(scene)
+
+    def _find_pods_of(self, scene: Scene, route: SetRoute) -> list[Manifest]:
+        """Return the workloads that a share leads to."""
+        used = [_serving_name(scene, each.version) for each in route.backends if each.percent > 0]
+        found = (self._objects.get(Key(WORKLOAD, scene.namespace, name)) for name in used)
+        return [each for each in found if each is not None]
 
     async def _apply(self, scene: Scene, intent: ApplyWorkload | ApplyComparator) -> None:
         if isinstance(intent, ApplyWorkload):
