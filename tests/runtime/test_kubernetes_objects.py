@@ -315,6 +315,7 @@ async def test_nothing_is_deleted_on_the_word_of_an_old_list(world: World) -> No
     del world.api.objects[MY_PATH]
     with pytest.raises(Conflict, match="is gone"):
         await world.objects.delete(KEY, decided_on=now)
+    assert world.objects.get(MINE) is None
 
 
 async def test_nothing_is_applied_on_the_word_of_an_old_list(world: World) -> None:

@@ -118,21 +118,26 @@ class KubernetesObjects:
     async def read_again(self) -> None:
         """Read what became of writes without an answer; a watch may be silent for as long."""
         for key in sorted(self._unanswered, key=str):
-            found, known = await self._api.get(_path(key)), self._cache.get(key)
-            if found is not None:
-                self._cache.put(found)
-            elif known is not None:
-                self._cache.remove(known)
+            await self._refresh(key)
             self._unanswered.discard(key)
+
+    async def _refresh(self, key: Key) -> Manifest | None:
+        """Read an object past the watch, and remember what was found."""
+        known = self._cache.get(key)  # before: one that is made anew meanwhile is not gone
+        found = await self._api.get(_path(key))
+        if found is not None:
+            self._cache.put(found)
+        elif known is not None:
+            self._cache.remove(known)
+        return found
 
     async def _confirm(self, observed: Manifest) -> None:
         """Make sure that an object is still as it was observed: what users would feel never rests on an old list."""
         key = key_of(observed)
-        found = await self._api.get(_path(key))
+        found = await self._refresh(key)
         if found is None:
             raise Conflict("Deleted", f"{key} is gone")
         if any(found["metadata"][field] != observed["metadata"][field] for field in ("uid", "resourceVersion")):
-            self._cache.put(found)
             raise Conflict("Outdated", f"{key} has changed since it was read")
 
     async def _find(self, observed: Manifest) -> None:
@@ -141,11 +146,9 @@ class KubernetesObjects:
         last = self._applied.get(key)
         if uid in self._found or (last is not None and last.fingerprint.startswith(f"{uid} ")):
             return
-        found = await self._api.get(_path(key))
+        found = await self._refresh(key)
         if found is None:
-            self._cache.remove(observed)
             raise Conflict("Outdated", f"{key} is gone")
-        self._cache.put(found)
         if found["metadata"]["uid"] != uid or found["metadata"].get("deletionTimestamp"):
             raise Conflict("Outdated", f"{key} has changed since it was read")
         self._found.add(uid)
