@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from tidegate.domain.release import GateAnswer, GateQuestion, GateRole, Measurement, Query
+from tidegate.domain.release import GateAnswer, GateQuestion, GateRole, Measurement, Period, Query
 from tidegate.domain.training_plan import Run
 
 __all__ = [
@@ -196,7 +196,7 @@ class MetricSource(Protocol):
         ...
 
     async def measure_failures(
-        self, namespace: str, deployment: str, start: datetime, end: datetime, patience: timedelta
+        self, namespace: str, deployment: str, period: Period, patience: timedelta
     ) -> Measurement:
         """Return the share of all requests that failed, of all versions, and how many there were; never raises."""
         ...

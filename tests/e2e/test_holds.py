@@ -83,7 +83,7 @@ def test_a_release_waits_for_its_window_and_for_the_error_budget(
     ready_version(kube, namespace, "1.2.0", store["better"])
     far = datetime.now(UTC) + timedelta(days=3)
     windows = [{"days": [f"{far:%A}"], "start": "09:00", "end": "10:00", "timeZone": "UTC"}]
-    budget = {"objective": 99.9, "window": "20m"}
+    budget = {"objective": 99.9, "window": "1h"}
     wanted = {"modelVersion": "m-1.2.0", "releaseWindows": windows, "errorBudget": budget}
     kube.merge("Deployment", "m", {"spec": wanted}, namespace)
     found = until(kube, namespace, held("OutsideReleaseWindow"), "held by its window")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tidegate.domain.release import GateAnswer, GateQuestion, GateRole, Measurement, Query
+from tidegate.domain.release import GateAnswer, GateQuestion, GateRole, Measurement, Period, Query
 from tidegate.errors import Conflict
 from tidegate.ports import Key, Kind, Manifest, kind_of
 
@@ -89,7 +89,7 @@ class FakeMetrics:
         """How often that was asked."""
 
     async def measure_failures(
-        self, namespace: str, deployment: str, start: datetime, end: datetime, patience: timedelta
+        self, namespace: str, deployment: str, period: Period, patience: timedelta
     ) -> Measurement:
         self.budgets += 1
         return self.failures

@@ -24,6 +24,7 @@ from tidegate.domain.release import (
     Experiment,
     ModelState,
     Observed,
+    Period,
     Plan,
     SetRoute,
     VersionID,
@@ -146,8 +147,9 @@ class DeploymentReconciler:
         start = budget_due(spec, status, scene.observed, now)
         if start is None:
             return scene
-        name = scene.deployment.metadata.name
-        measured = await self._metrics.measure_failures(scene.namespace, name, start, now, LONGEST_QUERY)
+        about = scene.deployment.metadata
+        period = Period.cut(start, now, about.creation_timestamp)
+        measured = await self._metrics.measure_failures(scene.namespace, about.name, period, LONGEST_QUERY)
         return replace(scene, observed=replace(scene.observed, budget=measured))
 
     def _gather(self, key: Key, deployment: Deployment, manifest: Manifest) -> Scene:
