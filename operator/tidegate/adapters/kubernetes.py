@@ -79,7 +79,11 @@ class KubernetesObjects:
         if answer is None:
             raise Refused("NamespaceNotFound", f"namespace {key.namespace} is gone")
         self._applied[key] = Applied(digest, _fingerprint(answer), self._clock.now().timestamp())
-        return self._keep(answer)
+        before = self._cache.get(key)
+        kept = self._keep(answer)
+        if _tells_more(before, answer):
+            raise Conflict("Outdated", f"{key} had changed since it was read")
+        return kept
 
     async def create(self, manifest: Manifest) -> Manifest:
         """Create an object; Conflict if there is one of this name."""
@@ -146,11 +150,9 @@ class KubernetesObjects:
         last = self._applied.get(key)
         if uid in self._found or (last is not None and last.fingerprint.startswith(f"{uid} ")):
             return
-        found = await self._refresh(key)
-        if found is None:
-            raise Conflict("Outdated", f"{key} is gone")
-        if found["metadata"]["uid"] != uid or found["metadata"].get("deletionTimestamp"):
-            raise Conflict("Outdated", f"{key} has changed since it was read")
+        await self._confirm(observed)
+        if observed["metadata"].get("deletionTimestamp"):
+            raise Conflict("Outdated", f"{key} is being deleted")
         self._found.add(uid)
 
     @contextlib.contextmanager
@@ -262,6 +264,17 @@ def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any
 
 def _path(key: Key, subresource: str | None = None) -> str:
     return path_of(key.kind, key.namespace, key.name, subresource)
+
+
+def _tells_more(before: Manifest | None, answer: Manifest) -> bool:
+    """Whether an answer to an apply tells what others did, too, and no watch has told yet.
+
+    What was planned rests on an older state then, and the watch will not wake anybody for what is known already.
+    """
+    status = answer.get("status") or {}
+    if before is None:
+        return "observedGeneration" in status
+    return bool(status != (before.get("status") or {}))
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:
