@@ -19,7 +19,7 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 
-BUILT = {"helm", "promtool"}
+BUILT = {"helm", "prometheus_programs", "promtool"}
 """Fixtures that give a program of Go, built where the cache does not have it."""
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from tidegate.domain.release import GateAnswer, GateQuestion, GateRole, Measurement, Query
+from tidegate.domain.release import GateAnswer, GateQuestion, GateRole, Measurement, Period, Query
 from tidegate.domain.training_plan import Run
 
 __all__ = [
@@ -133,7 +133,12 @@ class Objects(Protocol):
         ...
 
     async def apply(
-        self, manifest: Manifest, *, field_manager: str = "tidegate", decided_on: Manifest | None = None
+        self,
+        manifest: Manifest,
+        *,
+        field_manager: str = "tidegate",
+        decided_on: Manifest | None = None,
+        resting_on: Sequence[Manifest] = (),
     ) -> Manifest:
         """Apply server-side, forced; no request is made when the object already is like this.
 
@@ -141,9 +146,10 @@ class Objects(Protocol):
             manifest: The fields that are wanted.
             field_manager: Whose they are.
             decided_on: As for `delete`.
+            resting_on: Objects that have to be there; one that this process knows from a list alone is read once.
 
         Raises:
-            Conflict: The object that this was decided on has changed since it was read.
+            Conflict: The object that this was decided on has changed since it was read, or what it rests on is gone.
         """
         ...
 
@@ -190,7 +196,7 @@ class MetricSource(Protocol):
         ...
 
     async def measure_failures(
-        self, namespace: str, deployment: str, start: datetime, end: datetime, patience: timedelta
+        self, namespace: str, deployment: str, period: Period, patience: timedelta
     ) -> Measurement:
         """Return the share of all requests that failed, of all versions, and how many there were; never raises."""
         ...

@@ -81,7 +81,7 @@ def restart(kube: Kube) -> Callable[[str], None]:
 
 
 @pytest.fixture
-def without(kube: Kube) -> Callable[..., object]:
+def without(kube: Kube, eventually: Callable[..., None]) -> Callable[..., object]:
     """Take a component of Tidegate away for a while: ``with without("prometheus"): …``."""
 
     @contextmanager
@@ -89,6 +89,8 @@ def without(kube: Kube) -> Callable[..., object]:
         name = f"tidegate-{component}"
         kube.merge("Deployment", name, {"spec": {"replicas": 0}}, SYSTEM, "apps/v1")
         kube.wait("Deployment", name, _has(0), timeout=60, namespace=SYSTEM, api_version="apps/v1", what="stopped")
+        # A pod that is being stopped is no replica any more, and still works.
+        eventually(lambda: not kube.pods(f"app.kubernetes.io/component={component}", SYSTEM), 60, "its pods are gone")
         try:
             yield
         finally:

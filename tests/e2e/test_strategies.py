@@ -63,7 +63,7 @@ def test_a_shadowed_version_that_answers_otherwise_never_gets_a_user(
     kube: Kube, namespace: str, store: dict[str, Stored], load: Callable[..., Load]
 ) -> None:
     """Requirement 0.40: taken back by its disagreements; every answer that a user got is stable's."""
-    numbers = {"agreement": "Tolerance", "tolerance": 0.001, "outputs": ["value"]}
+    numbers = {"agreement": "Tolerance", "tolerance": 0.001, "outputs": ["policy"]}
     strategy = SHADOW | {"shadow": {**SHADOW_STEP, **numbers}}
     users = serve_then_release(kube, namespace, load, (store["good"], store["better"]), strategy=strategy)
     found = until(kube, namespace, rolled_back, "rolled back")

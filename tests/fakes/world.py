@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tidegate.domain.release import GateAnswer, GateQuestion, GateRole, Measurement, Query
+from tidegate.domain.release import GateAnswer, GateQuestion, GateRole, Measurement, Period, Query
 from tidegate.errors import Conflict
 from tidegate.ports import Key, Kind, Manifest, kind_of
 
@@ -89,7 +89,7 @@ class FakeMetrics:
         """How often that was asked."""
 
     async def measure_failures(
-        self, namespace: str, deployment: str, start: datetime, end: datetime, patience: timedelta
+        self, namespace: str, deployment: str, period: Period, patience: timedelta
     ) -> Measurement:
         self.budgets += 1
         return self.failures
@@ -192,7 +192,12 @@ class FakeObjects:
         ]
 
     async def apply(
-        self, manifest: Manifest, *, field_manager: str = "tidegate", decided_on: Manifest | None = None
+        self,
+        manifest: Manifest,
+        *,
+        field_manager: str = "tidegate",
+        decided_on: Manifest | None = None,
+        resting_on: Sequence[Manifest] = (),
     ) -> Manifest:
         key = key_of(manifest)
         json.dumps(manifest)  # a manifest is JSON, or the real API server could not take it
@@ -202,6 +207,8 @@ class FakeObjects:
         if after == before:
             return before
         self._check(decided_on)
+        if any(key_of(each) not in self._objects for each in resting_on):
+            raise Conflict("Outdated", "gone since it was read")
         self._request("apply", key)
         return self._answer("apply", key, self.put(after))
 

@@ -26,8 +26,10 @@ class BackgroundServer:
 
     def __exit__(self, *_: object) -> None:
         self.run(self._stop())
+        self.run(_cancel_others())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+        self._loop.close()
 
     def run(self, work: Coroutine[Any, Any, Result], seconds: float = 10) -> Result:
         """Run a coroutine in the server's thread and return what it returns."""
@@ -46,3 +48,11 @@ class BackgroundServer:
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         host, port = self._runner.addresses[0][:2]
         return f"http://{host}:{port}"
+
+
+async def _cancel_others() -> None:
+    """End what still serves a client that was killed."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

@@ -39,6 +39,7 @@ SPEC = {
 }
 KILL_EVERY = (8.0, 16.0)
 DEADLINE = 10 * 60
+SETTLE_SECONDS = 60
 
 
 @dataclass
@@ -100,10 +101,10 @@ class Release:
             else:
                 self._expect(then)
                 self.begin(world, then)
-        elif self._is_settled(status) and not self.is_done:
+        elif self.is_settled(status) and not self.is_done:
             self.start(world)
 
-    def _is_settled(self, status: dict[str, Any]) -> bool:
+    def is_settled(self, status: dict[str, Any]) -> bool:
         history = status.get("history") or []
         ended = status.get("phase") in ("Healthy", "RolledBack") and not status.get("canary")
         return ended and status.get("observedGeneration") == self.generation and len(history) >= len(self.expected)
@@ -170,7 +171,7 @@ def test_200_releases_end_as_undisturbed_ones(
             _run(world, supervised, releases)
             proxy.calm = world.calm = True
             supervised.keep()
-            wait_for(lambda: _all_settled(world, supervised, releases), "the last ones to settle", 60)
+            _wait_until_settled(world, supervised, releases)
             found = world.deployments(NAMESPACE)
         finally:
             supervised.operator.stop(signal.SIGKILL)
@@ -204,23 +205,34 @@ def _prepare(cluster: Cluster, world: LiveWorld, releases: list[Release]) -> Non
 def _run(world: LiveWorld, supervised: Restarted, releases: list[Release]) -> None:
     deadline = time.monotonic() + DEADLINE
     while not all(each.is_done for each in releases):
-        assert time.monotonic() < deadline, _describe(world, releases)
-        supervised.keep()
-        found = world.deployments(NAMESPACE)
-        for release in releases:
-            release.go_on(world, found[release.name])
+        late = [each for each in releases if not each.is_done]
+        assert time.monotonic() < deadline, _describe(world, late)
+        _go_on(world, supervised, releases)
         time.sleep(0.1)  # between two looks
 
 
-def _all_settled(world: LiveWorld, supervised: Restarted, releases: list[Release]) -> bool:
+def _wait_until_settled(world: LiveWorld, supervised: Restarted, releases: list[Release]) -> None:
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while late := _go_on(world, supervised, releases):
+        log = supervised.operator.text[-2000:]
+        starts = f"{supervised.starts} starts"
+        assert time.monotonic() < deadline, f"never settled, after {starts}:\n{_describe(world, late)}\n{log}"
+        time.sleep(0.1)  # between two looks
+
+
+def _go_on(world: LiveWorld, supervised: Restarted, releases: list[Release]) -> list[Release]:
+    """Take every Deployment's next turn, and return those that are not settled."""
     supervised.keep()
     found = world.deployments(NAMESPACE)
     for release in releases:
         release.go_on(world, found[release.name])
-    return all(each._is_settled(found[each.name].get("status") or {}) for each in releases)
+    return [each for each in releases if not each.is_settled(found[each.name].get("status") or {})]
 
 
-def _describe(world: LiveWorld, releases: list[Release]) -> str:
+def _describe(world: LiveWorld, late: list[Release]) -> str:
     found = world.deployments(NAMESPACE)
-    late = [each for each in releases if not each.is_done]
-    return "\n".join(f"{each.name} asks for {each.asked}: {found[each.name]['status'].get('message')}" for each in late)
+    return "\n".join(
+        f"{each.name} asks for {each.asked}, then {each.then}, generation {each.generation}, {each.expected}: "
+        f"{json.dumps(found[each.name].get('status'))}"
+        for each in late
+    )

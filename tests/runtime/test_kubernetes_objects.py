@@ -315,6 +315,7 @@ async def test_nothing_is_deleted_on_the_word_of_an_old_list(world: World) -> No
     del world.api.objects[MY_PATH]
     with pytest.raises(Conflict, match="is gone"):
         await world.objects.delete(KEY, decided_on=now)
+    assert world.objects.get(MINE) is None
 
 
 async def test_nothing_is_applied_on_the_word_of_an_old_list(world: World) -> None:
@@ -329,6 +330,66 @@ async def test_nothing_is_applied_on_the_word_of_an_old_list(world: World) -> No
     sent = len(world.api.requests)
     await world.objects.apply(workload(), decided_on=old)
     assert len(world.api.requests) == sent, "what is so already is not asked about"
+
+
+async def test_no_share_leads_to_pods_that_an_old_list_told_of(world: World) -> None:
+    """Rule 11: the list is from before the deletion; the watch that tells of it may be late."""
+    await world.objects.apply(workload())
+    gone = world.objects.get(KEY)
+    restarted = KubernetesObjects(world.api, world.cache, world.clock)  # type: ignore[arg-type]
+    del world.api.objects[PATH]
+    assert gone is not None
+    with pytest.raises(Conflict, match="is gone"):
+        await restarted.apply(deployment(), resting_on=[gone])
+    assert MY_PATH not in world.api.objects
+    assert restarted.get(KEY) is None, "the next look sees what is there"
+
+
+async def test_an_answer_that_tells_more_than_the_write_starts_another_look(world: World) -> None:
+    """Rule 11: pods became ready, and an answer says so before the watch does: then nobody would be woken."""
+    await world.objects.apply(workload())
+    world.api.objects[PATH]["status"] = {"observedGeneration": 1, "readyReplicas": 1}
+    with pytest.raises(Conflict, match="had changed since it was read"):
+        await world.objects.apply(workload(replicas=2))
+    seen = world.objects.get(KEY)
+    assert seen is not None
+    assert (seen["spec"]["replicas"], seen["status"]["readyReplicas"]) == (2, 1), "the next look sees what is there"
+    await world.objects.apply(workload(replicas=3))
+
+    restarted = KubernetesObjects(world.api, ObjectCache(), world.clock)  # type: ignore[arg-type]
+    with pytest.raises(Conflict, match="had changed since it was read"):
+        await restarted.apply(workload(replicas=3))
+    assert restarted.get(KEY) is not None
+
+
+async def test_a_share_waits_for_a_look_at_pods_that_have_changed(world: World) -> None:
+    """Rule 11: what is read once more before a share leads to it may have stopped to be ready."""
+    await world.objects.apply(workload())
+    old = world.objects.get(KEY)
+    assert old is not None
+    restarted = KubernetesObjects(world.api, world.cache, world.clock)  # type: ignore[arg-type]
+    world.change(paused=True)
+    with pytest.raises(Conflict, match="has changed since it was read"):
+        await restarted.apply(deployment(), resting_on=[old])
+    assert MY_PATH not in world.api.objects
+    now = restarted.get(KEY)
+    assert now is not None
+    await restarted.apply(deployment(), resting_on=[now])
+
+
+async def test_what_this_process_made_or_has_read_once_is_not_read_again(world: World) -> None:
+    await world.objects.apply(workload())
+    present = world.objects.get(KEY)
+    assert present is not None
+
+    async def reads(objects: KubernetesObjects, name: str) -> int:
+        before = len(world.api.requests)
+        await objects.apply(deployment() | {"metadata": {"name": name, "namespace": "ns"}}, resting_on=[present])
+        return len(world.api.requests) - before - 1
+
+    assert await reads(world.objects, "a") == 0
+    restarted = KubernetesObjects(world.api, world.cache, world.clock)  # type: ignore[arg-type]
+    assert [await reads(restarted, name) for name in ("b", "c")] == [1, 0]
 
 
 async def test_nothing_is_read_again_where_every_write_was_answered(world: World) -> None:

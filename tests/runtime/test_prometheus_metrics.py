@@ -13,13 +13,14 @@ from aiohttp.test_utils import TestServer
 
 from tidegate.adapters.prometheus import PrometheusMetrics
 from tidegate.api.deployment import MetricSpec
-from tidegate.domain.release import Counted, Measurement, Query, VersionID
+from tidegate.domain.release import Counted, Measurement, Period, Query, VersionID
 from tidegate.domain.statistics import Proportion
 
 END = datetime(2026, 1, 1, 12, tzinfo=UTC)
 WINDOW = timedelta(seconds=10)
 CANARY, STABLE = VersionID("connect4-1.1.0", "b" * 64), VersionID("connect4-1.0.0", "a" * 64)
 PATIENCE = timedelta(seconds=5)
+TIME = Period(END - WINDOW, END)
 
 Answer = Callable[[str], Any]
 
@@ -27,13 +28,15 @@ Answer = Callable[[str], Any]
 class Prometheus:
     def __init__(self, url: str) -> None:
         self.queries: list[str] = []
+        self.forms: list[dict[str, str]] = []
         self.answer: Answer = lambda _: {"resultType": "vector", "result": []}
         self.metrics = PrometheusMetrics(url)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        form = await request.post()
-        self.queries.append(str(form["query"]))
-        assert float(str(form["time"])) == END.timestamp()
+        form = {name: str(value) for name, value in (await request.post()).items()}
+        self.forms.append(form)
+        self.queries.append(form["query"])
+        assert float(form["end" if request.path.endswith("_range") else "time"]) == END.timestamp()
         answer = self.answer(str(form["query"]))
         if isinstance(answer, web.Response):
             return answer
@@ -49,7 +52,8 @@ class Prometheus:
 async def prometheus() -> AsyncIterator[Prometheus]:
     application = web.Application()
     made = Prometheus("")
-    application.router.add_post("/api/v1/query", made.handle)
+    for method in ("query", "query_range"):
+        application.router.add_post(f"/api/v1/{method}", made.handle)
     server = TestServer(application)
     await server.start_server()
     made.metrics = PrometheusMetrics(str(server.make_url("")).rstrip("/"))
@@ -107,28 +111,31 @@ async def test_failures_of_all_versions_for_the_error_budget(prometheus: Prometh
     failed = labels(STABLE, envoy_grpc_status="14", tidegate_protocol="grpc")
     answer = matrix((code(STABLE, "2"), 180), (code(STABLE, "5"), 5), (failed, 5))
     prometheus.answer = lambda _: {**answer, "result": [*answer["result"], gone]}
-    found = await prometheus.metrics.measure_failures("ns", "connect4", END - WINDOW, END, PATIENCE)
+    found = await prometheus.metrics.measure_failures("ns", "connect4", TIME, PATIENCE)
     assert found == Measurement(value=pytest.approx(20 / 195), samples=195)
 
 
 async def test_thirty_days_are_read_at_few_points(prometheus: Prometheus) -> None:
     """Nothing counted is no failure; and the answer stays small however long the window is."""
-    month = timedelta(days=30)
-    found = await prometheus.metrics.measure_failures("ns", "connect4", END - month, END, PATIENCE)
+    month = Period(END - timedelta(days=30), END)
+    found = await prometheus.metrics.measure_failures("ns", "connect4", month, PATIENCE)
     assert found == Measurement(samples=0)
-    (asked,) = prometheus.queries
-    length, step = re.search(r"\[(\d+)ms:(\d+)ms\]$", asked).groups()  # type: ignore[union-attr]
-    assert int(length) / int(step) <= 361
+    (asked,) = prometheus.forms
+    step = int(asked["step"].removesuffix("ms"))
+    assert asked["query"].endswith(f"[{step}ms])"), "the points leave no sample out"
+    points = (END.timestamp() - float(asked["start"])) * 1000 / step + 1
+    assert points == pytest.approx(361)
+    assert float(asked["start"]) < month.start.timestamp()
 
 
 async def test_a_budget_without_an_answer_is_an_error(prometheus: Prometheus) -> None:
     prometheus.answer = lambda _: asyncio.Event()
-    late = await prometheus.metrics.measure_failures("ns", "c", END - WINDOW, END, timedelta(seconds=0.1))
+    late = await prometheus.metrics.measure_failures("ns", "c", TIME, timedelta(seconds=0.1))
     assert late.error is not None
     assert "did not answer within 0.1 s" in late.error
     prometheus.answer = lambda _: web.Response(status=503)
-    assert (await prometheus.metrics.measure_failures("ns", "c", END - WINDOW, END, PATIENCE)).error
-    nobody = await PrometheusMetrics(None).measure_failures("ns", "c", END - WINDOW, END, PATIENCE)
+    assert (await prometheus.metrics.measure_failures("ns", "c", TIME, PATIENCE)).error
+    nobody = await PrometheusMetrics(None).measure_failures("ns", "c", TIME, PATIENCE)
     assert nobody.error is not None
     assert "set prometheus.url" in nobody.error
 
@@ -340,7 +347,7 @@ async def test_unknown_metric_names_what_there_is(prometheus: Prometheus) -> Non
 
 async def test_long_windows_are_read_at_some_points_only(prometheus: Prometheus) -> None:
     await prometheus.ask(query("errorRate", max=1, window=timedelta(hours=24)))
-    assert [each.partition("[")[2] for each in prometheus.queries] == ["86700000ms:240833ms]"]
+    assert [each.partition("[")[2] for each in prometheus.queries] == ["240834ms])"]
 
 
 async def test_samples_are_read_from_further_back_where_scrapes_are_far_apart(prometheus: Prometheus) -> None:

@@ -62,11 +62,9 @@ class Cluster(FakeObjects):
         super().remove(key)
         self._tell(key, before, None)
 
-    async def apply(
-        self, manifest: Manifest, *, field_manager: str = "tidegate", decided_on: Manifest | None = None
-    ) -> Manifest:
+    async def apply(self, manifest: Manifest, **options: Any) -> Manifest:
         await asyncio.sleep(0)
-        return await super().apply(manifest, field_manager=field_manager, decided_on=decided_on)
+        return await super().apply(manifest, **options)
 
     async def patch_status(self, observed: Manifest, status: Mapping[str, Any]) -> Manifest:
         await asyncio.sleep(0)

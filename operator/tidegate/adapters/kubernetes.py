@@ -41,6 +41,8 @@ class KubernetesObjects:
         self._clock = clock
         self._applied: dict[Key, Applied] = {}
         self._unanswered: set[Key] = set()
+        self._found: set[str] = set()
+        """UIDs of objects that came by a list, and were there when they were read."""
 
     def get(self, key: Key) -> Manifest | None:
         """Return a watched object, or None."""
@@ -51,7 +53,12 @@ class KubernetesObjects:
         return self._cache.list(kind, namespace, labels)
 
     async def apply(
-        self, manifest: Manifest, *, field_manager: str = FIELD_MANAGER, decided_on: Manifest | None = None
+        self,
+        manifest: Manifest,
+        *,
+        field_manager: str = FIELD_MANAGER,
+        decided_on: Manifest | None = None,
+        resting_on: Sequence[Manifest] = (),
     ) -> Manifest:
         """Apply server-side unless the object already is like this."""
         key = key_of(manifest)
@@ -64,13 +71,19 @@ class KubernetesObjects:
             return live or manifest
         if decided_on is not None:
             await self._confirm(decided_on)
+        for each in resting_on:
+            await self._find(each)
         params = {"fieldManager": field_manager, "force": "true"}
         with self._await_answer(key):
             answer = await self._api.patch(_path(key), wanted, APPLY_PATCH, params)
         if answer is None:
             raise Refused("NamespaceNotFound", f"namespace {key.namespace} is gone")
         self._applied[key] = Applied(digest, _fingerprint(answer), self._clock.now().timestamp())
-        return self._keep(answer)
+        before = self._cache.get(key)
+        kept = self._keep(answer)
+        if _tells_more(before, answer):
+            raise Conflict("Outdated", f"{key} had changed since it was read")
+        return kept
 
     async def create(self, manifest: Manifest) -> Manifest:
         """Create an object; Conflict if there is one of this name."""
@@ -109,22 +122,38 @@ class KubernetesObjects:
     async def read_again(self) -> None:
         """Read what became of writes without an answer; a watch may be silent for as long."""
         for key in sorted(self._unanswered, key=str):
-            found, known = await self._api.get(_path(key)), self._cache.get(key)
-            if found is not None:
-                self._cache.put(found)
-            elif known is not None:
-                self._cache.remove(known)
+            await self._refresh(key)
             self._unanswered.discard(key)
+
+    async def _refresh(self, key: Key) -> Manifest | None:
+        """Read an object past the watch, and remember what was found."""
+        known = self._cache.get(key)  # before: one that is made anew meanwhile is not gone
+        found = await self._api.get(_path(key))
+        if found is not None:
+            self._cache.put(found)
+        elif known is not None:
+            self._cache.remove(known)
+        return found
 
     async def _confirm(self, observed: Manifest) -> None:
         """Make sure that an object is still as it was observed: what users would feel never rests on an old list."""
         key = key_of(observed)
-        found = await self._api.get(_path(key))
+        found = await self._refresh(key)
         if found is None:
             raise Conflict("Deleted", f"{key} is gone")
         if any(found["metadata"][field] != observed["metadata"][field] for field in ("uid", "resourceVersion")):
-            self._cache.put(found)
             raise Conflict("Outdated", f"{key} has changed since it was read")
+
+    async def _find(self, observed: Manifest) -> None:
+        """Make sure that an object is there: an old list may have told of it after its end."""
+        key, uid = key_of(observed), observed["metadata"]["uid"]
+        last = self._applied.get(key)
+        if uid in self._found or (last is not None and last.fingerprint.startswith(f"{uid} ")):
+            return
+        await self._confirm(observed)
+        if observed["metadata"].get("deletionTimestamp"):
+            raise Conflict("Outdated", f"{key} is being deleted")
+        self._found.add(uid)
 
     @contextlib.contextmanager
     def _await_answer(self, key: Key) -> Iterator[None]:
@@ -142,6 +171,7 @@ class KubernetesObjects:
         """Drop what is remembered of an object that is gone, and of its ConfigMap, which has the same name."""
         if before is not None and after is None:
             metadata = before["metadata"]
+            self._found.discard(metadata["uid"])
             for each in (kind, CONFIG_MAP):
                 self._applied.pop(Key(each, metadata.get("namespace", ""), metadata["name"]), None)
 
@@ -234,6 +264,17 @@ def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any
 
 def _path(key: Key, subresource: str | None = None) -> str:
     return path_of(key.kind, key.namespace, key.name, subresource)
+
+
+def _tells_more(before: Manifest | None, answer: Manifest) -> bool:
+    """Whether an answer to an apply tells what others did, too, and no watch has told yet.
+
+    What was planned rests on an older state then, and the watch will not wake anybody for what is known already.
+    """
+    status = answer.get("status") or {}
+    if before is None:
+        return "observedGeneration" in status
+    return bool(status != (before.get("status") or {}))
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

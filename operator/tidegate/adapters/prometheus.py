@@ -17,7 +17,7 @@ import aiohttp
 
 from tidegate.adapters.access import Access, AccessFolder, find_tls_error
 from tidegate.domain.promql import fill
-from tidegate.domain.release import Counted, Measurement, Query
+from tidegate.domain.release import Counted, Measurement, Period, Query
 from tidegate.domain.requests import (
     GRPC_STATUSES,
     REQUESTS,
@@ -57,7 +57,10 @@ LOOKBACK = timedelta(minutes=1)
 LONG_LOOKBACK = timedelta(minutes=5)
 """The same where scrapes are too far apart for a minute to tell; as far as Prometheus itself looks back for a value."""
 LONGEST_RAW = timedelta(minutes=30)
-"""Longer windows are read at POINTS points instead of every sample."""
+"""Of a longer time POINTS points are read instead of every sample: the greatest value since the point before.
+
+A version that served for seconds between two points is in its point, with everything it counted.
+"""
 POINTS = 360
 TIMEOUT = aiohttp.ClientTimeout(total=10, sock_connect=3)
 CUT = (errno.ECONNRESET, errno.EPIPE)
@@ -72,6 +75,8 @@ class Round:
     deployment: str
     start: datetime
     end: datetime
+    is_whole: bool = False
+    """Whether the Deployment is no older than `start`."""
     fetched: dict[str, asyncio.Task[Window]] = field(default_factory=dict)
 
 
@@ -106,11 +111,11 @@ class PrometheusMetrics:
         return {query.metric.name: answer for query, answer in zip(queries, answers, strict=True)}
 
     async def measure_failures(
-        self, namespace: str, deployment: str, start: datetime, end: datetime, patience: timedelta
+        self, namespace: str, deployment: str, period: Period, patience: timedelta
     ) -> Measurement:
         """Measure which share of all requests of a Deployment failed."""
         seconds = patience.total_seconds()
-        look = Round(namespace, deployment, start, end)
+        look = Round(namespace, deployment, period.start, period.end, period.is_whole)
         try:
             async with asyncio.timeout(seconds):
                 return measure_failures(await self._requests(look))
@@ -221,14 +226,27 @@ class PrometheusMetrics:
         return window
 
     async def _read_since(self, look: Round, selector: str, lookback: timedelta) -> Window:
-        series = await self._ask(f"{selector}[{_range(look.end - look.start + lookback)}]", look.end)
-        return Window(series, look.start.timestamp(), look.end.timestamp())
+        time = look.end - look.start + lookback
+        if time <= LONGEST_RAW:
+            series = await self._ask(f"{selector}[{_milliseconds(time)}]", look.end)
+        else:
+            series = await self._read_points(selector, look.end, time)
+        return Window(series, look.start.timestamp(), look.end.timestamp(), look.is_whole)
+
+    async def _read_points(self, selector: str, end: datetime, time: timedelta) -> list[Series]:
+        """Read a long time at few points, the last of them now: those of a subquery lie where Prometheus likes."""
+        step = timedelta(milliseconds=math.ceil(time / timedelta(milliseconds=POINTS)))
+        times = {"start": _timestamp(end - POINTS * step), "end": _timestamp(end), "step": _milliseconds(step)}
+        promql = f"max_over_time({selector}[{_milliseconds(step)}])"
+        return await self._call("query_range", {"query": promql} | times)
 
     async def _ask(self, promql: str, at: datetime) -> list[Series]:
+        return await self._call("query", {"query": promql, "time": _timestamp(at)})
+
+    async def _call(self, method: str, form: Mapping[str, str]) -> list[Series]:
         if self._url is None:
             raise Unavailable("NoPrometheus", "no Prometheus address is set; set prometheus.url in the chart's values")
-        form = {"query": promql, "time": f"{at.timestamp():.3f}"}
-        status, body = await self._post(f"{self._url}/api/v1/query", form)
+        status, body = await self._post(f"{self._url}/api/v1/{method}", form)
         if status != 200 or not isinstance(body, dict) or body.get("status") != "success":
             refusal = body.get("error", status) if isinstance(body, dict) else status
             raise Unavailable("BadQuery", f"Prometheus refused the query: {refusal}")
@@ -312,12 +330,13 @@ def _invert(positive: Proportion | None) -> Proportion | None:
     return positive and Proportion(positive.samples, positive.samples - positive.positive)
 
 
-def _range(time: timedelta) -> str:
-    """Return the PromQL range: every sample, or so many points of a long time."""
-    milliseconds = round(time.total_seconds() * 1000)
-    if time <= LONGEST_RAW:
-        return f"{milliseconds}ms"
-    return f"{milliseconds}ms:{max(milliseconds // POINTS, 1)}ms"
+def _milliseconds(time: timedelta) -> str:
+    """Return a duration as PromQL has it."""
+    return f"{round(time / timedelta(milliseconds=1))}ms"
+
+
+def _timestamp(moment: datetime) -> str:
+    return f"{moment.timestamp():.3f}"
 
 
 def _variables(look: Round, version: str, stable: str) -> dict[str, str]:

@@ -47,6 +47,7 @@ __all__ = [
     "ModelState",
     "Observed",
     "ObservedRoute",
+    "Period",
     "Plan",
     "Query",
     "SetRoute",
@@ -197,6 +198,21 @@ class Measurement:
     """Where the true value lies, for a share of disagreeing answers."""
     error: str | None = None
     """The source could not be asked or refused to answer; never a verdict on the canary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """The time over which the requests of one endpoint are counted."""
+
+    start: datetime
+    end: datetime
+    is_whole: bool = False
+    """Whether the endpoint is no older: then everything that was ever counted of it was counted in this time."""
+
+    @classmethod
+    def cut(cls, start: datetime, end: datetime, created: datetime | None) -> "Period":
+        """Let the time begin no earlier than the endpoint."""
+        return cls(start, end) if created is None or created < start else cls(min(created, end), end, is_whole=True)
 
 
 @dataclass(frozen=True, slots=True)

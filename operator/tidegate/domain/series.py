@@ -8,8 +8,9 @@ A window and what is read of one series (o: sample)::
                               o     o     o     o     o     o      born in the window: counts from zero
        o     o     o     o                                         nobody counts any more: no data
 
-A series that begins in the window was born there only if others were scraped just before it. After an outage of
-Prometheus everything seems to begin, with all it ever counted: then a series counts from its first sample.
+A series that begins in the window was born there if what it tells of was, or if others were scraped just before it.
+After an outage of Prometheus everything seems to begin, with all it ever counted: then a series counts from its first
+sample.
 """
 
 import math
@@ -66,6 +67,8 @@ class Window:
     start: float
     """Unix time in seconds."""
     end: float
+    is_whole: bool = False
+    """Whether the Deployment itself is no older: then everything that it ever counted was counted in the window."""
 
     @property
     def gap(self) -> float:
@@ -100,7 +103,7 @@ class Window:
         inside = [sample for sample in series.samples if self.start < sample[0] <= self.end]
         if not inside:
             return 0.0
-        if not before and self._was_watched(inside[0][0]):
+        if not before and (self.is_whole or self._was_watched(inside[0][0])):
             before = [(self.start, 0.0)]
         return increase([*before[-1:], *inside])
 

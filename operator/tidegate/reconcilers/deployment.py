@@ -24,7 +24,9 @@ from tidegate.domain.release import (
     Experiment,
     ModelState,
     Observed,
+    Period,
     Plan,
+    SetRoute,
     VersionID,
     Workload,
 )
@@ -145,8 +147,9 @@ class DeploymentReconciler:
         start = budget_due(spec, status, scene.observed, now)
         if start is None:
             return scene
-        name = scene.deployment.metadata.name
-        measured = await self._metrics.measure_failures(scene.namespace, name, start, now, LONGEST_QUERY)
+        about = scene.deployment.metadata
+        period = Period.cut(start, now, about.creation_timestamp)
+        measured = await self._metrics.measure_failures(scene.namespace, about.name, period, LONGEST_QUERY)
         return replace(scene, observed=replace(scene.observed, budget=measured))
 
     def _gather(self, key: Key, deployment: Deployment, manifest: Manifest) -> Scene:
@@ -245,11 +248,17 @@ class DeploymentReconciler:
         if plan.route is not None:
             metadata = scene.deployment.metadata
             route = build_route(scene.namespace, metadata.name, metadata.uid, plan.route)
-            await self._objects.apply(route, decided_on=basis)
+            await self._objects.apply(route, decided_on=basis, resting_on=self._find_pods_of(scene, plan.route))
         for removal in plan.delete:
             await self._delete(scene, removal, basis)
         await self._mend(scene, {each.version for each in plan.delete if isinstance(each, DeleteWorkload)})
         await self._apply_endpoint(scene)
+
+    def _find_pods_of(self, scene: Scene, route: SetRoute) -> list[Manifest]:
+        """Return the workloads that a share leads to."""
+        used = [_serving_name(scene, each.version) for each in route.backends if each.percent > 0]
+        found = (self._objects.get(Key(WORKLOAD, scene.namespace, name)) for name in used)
+        return [each for each in found if each is not None]
 
     async def _apply(self, scene: Scene, intent: ApplyWorkload | ApplyComparator) -> None:
         if isinstance(intent, ApplyWorkload):
