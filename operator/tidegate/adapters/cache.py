@@ -11,12 +11,13 @@ from tidegate.domain.manifests.names import (
     OWNER_ANNOTATION,
     TRAINING_JOB_LABEL,
 )
+from tidegate.domain.manifests.training_job import MAKER_LABEL
 from tidegate.ports import POD, WATCHED_KINDS, Key, Kind, Manifest, kind_of
 from tidegate.references import REFERENCE_LABELS, reference_labels
 
 __all__ = ["Change", "ObjectCache", "key_of"]
 
-OWNER_LABELS = (DEPLOYMENT_LABEL, MODEL_VERSION_LABEL, TRAINING_JOB_LABEL)
+OWNER_LABELS = (DEPLOYMENT_LABEL, MODEL_VERSION_LABEL, TRAINING_JOB_LABEL, MAKER_LABEL)
 INDEXED_LABELS = (*REFERENCE_LABELS.values(), *OWNER_LABELS)
 REMEMBERED_DELETIONS = 10_000
 POD_METADATA = (
