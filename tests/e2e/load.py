@@ -34,6 +34,8 @@ class Load:
     namespace: str
     deployment: str
     rate: float
+    protocol: str = "http"
+    """What the users speak: http or grpc."""
 
     @property
     def name(self) -> str:
@@ -73,13 +75,14 @@ class Load:
         return seen
 
     def _pod(self) -> Object:
-        endpoint = f"http://{self.deployment}.{self.namespace}:8000"
+        endpoint = f"{self.deployment}.{self.namespace}:8000"
         arguments = ["--endpoint", endpoint, "--namespace", self.namespace, "--deployment", self.deployment]
+        arguments += ["--protocol", self.protocol, "--rate", str(self.rate), "--positions", "500"]
         container: dict[str, Any] = {
             "name": "load",
             "image": self.image,
             "imagePullPolicy": "IfNotPresent",
-            "command": ["python", "-m", "dev.demo.load", *arguments, "--rate", str(self.rate), "--positions", "500"],
+            "command": ["python", "-m", "dev.demo.load", *arguments],
             "securityContext": {
                 "allowPrivilegeEscalation": False,
                 "readOnlyRootFilesystem": True,

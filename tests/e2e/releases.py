@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from dev.demo.kube import Kube, Object, condition, is_true
 from tests.e2e.artifacts import Stored
@@ -44,11 +45,12 @@ def serve_then_release(
     load: Callable[..., Load],
     stored: tuple[Stored, Stored],
     rate: float = 40,
-    **spec: object,
+    protocol: str = "http",
+    **spec: Any,
 ) -> Load:
     """Serve 1.0.0, let users in, release 1.1.0, and return the users."""
     serve(kube, namespace, "1.0.0", stored[0], **spec)
-    users = load("m", rate=rate)
+    users = load("m", rate=rate, protocol=protocol)
     ready_version(kube, namespace, "1.1.0", stored[1])
     release(kube, namespace, "1.1.0")
     return users
