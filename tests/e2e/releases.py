@@ -26,9 +26,9 @@ def serve(kube: Kube, namespace: str, version: str, stored: Stored, **spec: obje
     return kube.wait("Deployment", "m", is_true("Ready"), timeout=90, namespace=namespace, what="Ready")
 
 
-def release(kube: Kube, namespace: str, version: str) -> None:
+def release(kube: Kube, namespace: str, version: str, name: str = "m") -> None:
     """Change the one field that releases."""
-    kube.merge("Deployment", "m", {"spec": {"modelVersion": f"m-{version}"}}, namespace)
+    kube.merge("Deployment", name, {"spec": {"modelVersion": f"m-{version}"}}, namespace)
 
 
 def command(kube: Kube, namespace: str, name: str) -> None:
@@ -56,9 +56,11 @@ def serve_then_release(
     return users
 
 
-def until(kube: Kube, namespace: str, holds: Callable[[Object], bool], what: str, timeout: float = 60) -> Object:
+def until(
+    kube: Kube, namespace: str, holds: Callable[[Object], bool], what: str, timeout: float = 60, name: str = "m"
+) -> Object:
     """Wait for a state of the Deployment."""
-    return kube.wait("Deployment", "m", holds, timeout=timeout, namespace=namespace, what=what)
+    return kube.wait("Deployment", name, holds, timeout=timeout, namespace=namespace, what=what)
 
 
 def healthy_on(version: str) -> Callable[[Object], bool]:
