@@ -36,6 +36,8 @@ class Installed:
     """KUBECONFIG and PATH for kubectl and helm."""
     images: dict[str, str]
     """Full image reference by name."""
+    values: tuple[dict[str, Any], ...] = ()
+    """Values of the chart beside those of a small cluster; each goes over those before it."""
 
 
 def cluster(*arguments: str) -> str:
@@ -99,28 +101,32 @@ def step(console: Console, text: str) -> Iterator[None]:
     console.print(f"  {text}: {time.monotonic() - begin:.1f} s", highlight=False)
 
 
-def install(console: Console) -> Installed:
+def install(console: Console, *further: dict[str, Any]) -> Installed:
     """Bring the cluster up, load the images and install the chart; what is there already is left alone."""
     console.print("==> local cluster", highlight=False)
     cluster("up")
     cluster("load")
-    found, images = environment(), references()
+    found = environment()
+    installed = Installed(Path(found["KUBECONFIG"]), found, references(), further)
     console.print("==> Tidegate, by its Helm chart", highlight=False)
     with step(console, "helm upgrade --install tidegate charts/tidegate"):
-        _helm(found, values(images, make_volume()))
-    return Installed(Path(found["KUBECONFIG"]), found, images)
+        upgrade(installed)
+    return installed
 
 
-def _helm(variables: dict[str, str], chart_values: dict[str, Any]) -> None:
-    merged = {**os.environ, **variables}
+def upgrade(installed: Installed, *further: dict[str, Any]) -> None:
+    """Install the chart or change its values, and wait until all is ready; without further ones it is as at first."""
+    merged = {**os.environ, **installed.environment}
     helm = shutil.which("helm", path=merged["PATH"])
     if helm is None:
         raise SystemExit("helm is not there; `python -m dev.cluster up` builds it")
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        yaml.safe_dump(chart_values, file)
-        file.flush()
-        command = [helm, "upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE]
-        command += ["--create-namespace", "--values", file.name, "--wait", "--timeout", "5m"]
+    command = [helm, "upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--create-namespace"]
+    with tempfile.TemporaryDirectory() as folder:
+        for number, each in enumerate((values(installed.images, make_volume()), *installed.values, *further)):
+            file = Path(folder) / f"{number}.yaml"
+            file.write_text(yaml.safe_dump(each))
+            command += ["--values", str(file)]
+        command += ["--wait", "--timeout", "5m"]
         done = subprocess.run(command, env=merged, check=False, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"helm failed:\n{done.stderr}\nLook at: kubectl get pods -n {NAMESPACE}")

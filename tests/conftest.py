@@ -9,6 +9,7 @@ from rich.console import Console
 
 from dev import installation
 from dev.demo.kube import Kube
+from tests.e2e import gate
 
 # Before anything imports ONNX Runtime: its Linux builds report usage home unless they are told not to.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -19,6 +20,8 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 
+OPTIONAL = {"operator": {"limits": {"releasesPerNamespace": 1}}, "gates": {"secrets": [gate.SECRET]}}
+"""Values of the chart that are off by default; they hinder no test, as each has a namespace of its own."""
 BUILT = {"helm", "prometheus_programs", "promtool"}
 """Fixtures that give a program of Go, built where the cache does not have it."""
 
@@ -42,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def installed() -> Iterator[installation.Installed]:
     """Tidegate on the local cluster; stopped afterwards unless it ran before or TIDEGATE_KEEP_CLUSTER is set."""
     running = installation.is_running()
-    yield installation.install(Console(stderr=True))
+    yield installation.install(Console(stderr=True), OPTIONAL)
     if not running and not os.environ.get("TIDEGATE_KEEP_CLUSTER"):
         installation.cluster("down")
 

@@ -1,22 +1,21 @@
 """Load generator: plays real Connect Four positions against an endpoint and knows the right moves.
 
 Runs in the cluster. Every answer is judged by perfect play and counted by the version that gave it
-(``x-tidegate-version``), in the counters that the analysis reads as ``source: Outcomes``.
+(``x-tidegate-version``), in the counters that the analysis reads as ``source: Outcomes``. It asks over
+HTTP or gRPC.
 """
 
 import argparse
 import asyncio
-import json
 import logging
 import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import aiohttp
-import numpy as np
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
+from dev.demo.protocols import PROTOCOLS, Infer, Protocol
 from tidegate_trainer import connect4
 
 LABELS = ["tidegate_namespace", "tidegate_deployment", "tidegate_version", "metric"]
@@ -49,26 +48,22 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The endpoint under load."""
+    """The Deployment under load."""
 
-    url: str
     namespace: str
     deployment: str
 
 
-def questions(count: int) -> list[Question]:
+def questions(count: int, model: str, protocol: Protocol) -> list[Question]:
     """Make requests of held-out positions; no trainer has seen them or their mirror images."""
     held_out = connect4.held_out_positions(count)
     planes, legal = held_out.boards, held_out.legal
     return [
-        Question(_body(planes[row]), tuple(map(bool, legal[row])), tuple(map(bool, held_out.optimal[row])))
+        Question(
+            protocol.encode(planes[row], model), tuple(map(bool, legal[row])), tuple(map(bool, held_out.optimal[row]))
+        )
         for row in range(len(planes))
     ]
-
-
-def _body(planes: np.ndarray) -> bytes:
-    tensor = {"name": "board", "shape": [1, *planes.shape], "datatype": "FP32", "data": planes.ravel().tolist()}
-    return json.dumps({"inputs": [tensor], "outputs": [{"name": "policy"}]}).encode()
 
 
 def chosen_move(policy: Sequence[float], legal: Sequence[bool]) -> int:
@@ -76,26 +71,21 @@ def chosen_move(policy: Sequence[float], legal: Sequence[bool]) -> int:
     return max((column for column in range(len(policy)) if legal[column]), key=lambda column: policy[column])
 
 
-async def ask(session: aiohttp.ClientSession, target: Target, question: Question, user: str) -> None:
+async def ask(infer: Infer, target: Target, question: Question, user: str) -> None:
     """Send one request, judge the answer, count it; never raise."""
     begin = time.perf_counter()
-    version, result = "none", "unanswered"
-    try:
-        async with session.post(target.url, data=question.body, headers={"x-user-id": user}) as answer:
-            version = answer.headers.get("x-tidegate-version", "none")
-            payload = await answer.json(content_type=None)
-            result = "ok" if answer.status == 200 else "error"
-            if answer.status == 200:
-                _judge(target, version, question, payload["outputs"][0]["data"])
-            else:
-                log.warning("%s from %s: %.200s", answer.status, version, payload)
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        log.warning("no answer: %r", error)
-    if result != "ok" and version not in _failed:
-        _failed.add(version)
-        FIRST_FAILURE.labels(version).set_to_current_time()
-    REQUESTS.labels(version, result).inc()
-    SECONDS.labels(version).observe(time.perf_counter() - begin)
+    answer = await infer(question.body, user)
+    result = "ok"
+    if answer.error is not None:
+        result = "unanswered" if answer.is_missing else "error"
+        log.warning("%s from %s: %.200s", result, answer.version, answer.error)
+        if answer.version not in _failed:
+            _failed.add(answer.version)
+            FIRST_FAILURE.labels(answer.version).set_to_current_time()
+    else:
+        _judge(target, answer.version, question, answer.policy)
+    REQUESTS.labels(answer.version, result).inc()
+    SECONDS.labels(answer.version).observe(time.perf_counter() - begin)
 
 
 def _judge(target: Target, version: str, question: Question, policy: Sequence[float]) -> None:
@@ -107,28 +97,28 @@ def _judge(target: Target, version: str, question: Question, policy: Sequence[fl
         POSITIVE.labels(*labels).inc(0)
 
 
-async def play(target: Target, stock: list[Question], rate: float, users: int, seconds: float | None) -> None:
+async def play(
+    infer: Infer, target: Target, stock: list[Question], rate: float, users: int, seconds: float | None
+) -> None:
     """Send ``rate`` requests a second at even distances until ``seconds`` have passed, or for ever."""
     choose = random.Random(0)
     running: set[asyncio.Task[None]] = set()
     begin = time.monotonic()
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
-        sent = 0
-        while seconds is None or time.monotonic() - begin < seconds:
-            task = asyncio.create_task(
-                ask(session, target, choose.choice(stock), f"user-{choose.randrange(users)}"),
-            )
-            running.add(task)
-            task.add_done_callback(running.discard)
-            sent += 1
-            await asyncio.sleep(max(0.0, begin + sent / rate - time.monotonic()))
-        await asyncio.gather(*running)
+    sent = 0
+    while seconds is None or time.monotonic() - begin < seconds:
+        task = asyncio.create_task(ask(infer, target, choose.choice(stock), f"user-{choose.randrange(users)}"))
+        running.add(task)
+        task.add_done_callback(running.discard)
+        sent += 1
+        await asyncio.sleep(max(0.0, begin + sent / rate - time.monotonic()))
+    await asyncio.gather(*running)
 
 
-def main() -> None:
+async def main() -> None:
     """Read the arguments and play."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--endpoint", required=True, help="for example http://connect4.default:8000")
+    parser.add_argument("--endpoint", required=True, help="for example connect4.default:8000")
+    parser.add_argument("--protocol", choices=sorted(PROTOCOLS), default="http")
     parser.add_argument("--namespace", default="default")
     parser.add_argument("--deployment", default="connect4")
     parser.add_argument("--rate", type=float, default=50, help="requests a second")
@@ -139,12 +129,13 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     start_http_server(arguments.metrics_port)
-    stock = questions(arguments.positions)
+    protocol, model = PROTOCOLS[arguments.protocol], arguments.deployment
+    stock = questions(arguments.positions, model, protocol)
     log.info("playing %d held-out positions, %s requests a second", len(stock), arguments.rate)
-    url = f"{arguments.endpoint}/v2/models/{arguments.deployment}/infer"
-    target = Target(url, arguments.namespace, arguments.deployment)
-    asyncio.run(play(target, stock, arguments.rate, arguments.users, arguments.seconds))
+    target = Target(arguments.namespace, arguments.deployment)
+    async with protocol.connect(arguments.endpoint, model) as infer:
+        await play(infer, target, stock, arguments.rate, arguments.users, arguments.seconds)
 
 
 if __name__ == "__main__":
-    main()
+    asyncio.run(main())

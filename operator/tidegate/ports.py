@@ -129,7 +129,11 @@ class Objects(Protocol):
         ...
 
     def list(self, kind: Kind, namespace: str, labels: Mapping[str, str] | None = None) -> Sequence[Manifest]:
-        """Return the watched objects of one namespace that carry all these labels, ordered by name."""
+        """Return the watched objects of one namespace that carry all these labels, ordered by name.
+
+        What an object refers to by name counts as a label: see `referring_to`. A reconcile that names neither a
+        reference nor the owner of what it looks for costs as much as the namespace holds objects.
+        """
         ...
 
     async def apply(

@@ -1,11 +1,11 @@
 """Who is reconciled when an object changes: the object, its owner, who refers to it, and whom it refers to."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from tidegate.domain.manifests.names import TRAINING_JOB_LABEL, parse_owner
 from tidegate.ports import ABTEST, DEPLOYMENT, MODEL_VERSION, ROUTE, TRAINING_JOB, Key, Kind, Manifest
+from tidegate.references import references
 
 __all__ = ["Wakeups"]
 
@@ -41,7 +41,8 @@ class Wakeups:
         if present is None:
             return
         key = _key(kind, present)
-        self._update_referrers(key, _references(kind, before), _references(kind, after))
+        if kind in RECONCILED:
+            self._update_referrers(key, references(kind, before), references(kind, after))
         for each in self._concerned(key, before, after):
             self._wake(each)
 
@@ -54,9 +55,9 @@ class Wakeups:
         if key.kind == ROUTE:
             concerned |= self._referrers.get(Key(DEPLOYMENT, key.namespace, key.name), set())
         if key.kind == ABTEST:
-            concerned |= {each for each in _references(key.kind, after or before) if each.kind == DEPLOYMENT}
+            concerned |= {each for each in references(key.kind, after or before) if each.kind == DEPLOYMENT}
         if key.kind == DEPLOYMENT and _served(before) != _served(after):
-            concerned |= _references(key.kind, before) | _references(key.kind, after)
+            concerned |= references(key.kind, before) | references(key.kind, after)
         return concerned
 
     def _update_referrers(self, key: Key, before: set[Key], after: set[Key]) -> None:
@@ -82,41 +83,6 @@ def _owner(key: Key, manifest: Manifest | None) -> set[Key]:
     if maker and key.kind == MODEL_VERSION:
         found.add(Key(TRAINING_JOB, key.namespace, maker))
     return found
-
-
-def _references(kind: Kind, manifest: Manifest | None) -> set[Key]:
-    """Return what an object refers to by name."""
-    if manifest is None:
-        return set()
-    find = {DEPLOYMENT: _of_deployment, ABTEST: _of_test, TRAINING_JOB: _of_training}
-    if kind not in find:
-        return set()
-    namespace = manifest["metadata"].get("namespace", "")
-    found = find[kind](manifest.get("spec") or {}, manifest.get("status") or {})
-    return {Key(target, namespace, name) for target, name in found if name}
-
-
-Named = Iterable[tuple[Kind, str | None]]
-
-
-def _of_deployment(spec: Mapping[str, Any], status: Mapping[str, Any]) -> Named:
-    yield MODEL_VERSION, spec.get("modelVersion")
-    for place in ("stable", "canary", "rollback", "experiment"):
-        yield MODEL_VERSION, (status.get(place) or {}).get("modelVersion")
-    for each in status.get("draining") or ():
-        yield MODEL_VERSION, each.get("modelVersion")
-
-
-def _of_test(spec: Mapping[str, Any], _: Mapping[str, Any]) -> Named:
-    yield DEPLOYMENT, spec.get("deployment")
-    for variant in spec.get("variants") or ():
-        yield MODEL_VERSION, variant.get("modelVersion")
-
-
-def _of_training(spec: Mapping[str, Any], status: Mapping[str, Any]) -> Named:
-    yield MODEL_VERSION, spec.get("baseModelVersion")
-    yield MODEL_VERSION, status.get("modelVersion")
-    yield DEPLOYMENT, ((spec.get("output") or {}).get("deploy") or {}).get("name")
 
 
 def _but_its_users(version: Manifest | None) -> object:

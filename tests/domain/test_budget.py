@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -61,6 +62,18 @@ def test_what_is_left_is_a_number_that_json_knows(objective: float, failed: floa
 @given(OBJECTIVES)
 def test_where_nobody_asked_anything_all_of_it_is_left(objective: float) -> None:
     assert left(objective, None) == left(objective, 0.0) == 100
+
+
+@pytest.mark.parametrize("failed", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_leaves_nothing_known_and_says_where_to_look(failed: float) -> None:
+    """Prometheus may hold NaN and infinities; a budget that JSON does not know would never be written."""
+    found = record(99.9, failed)
+    assert is_unknown(found)
+    assert not is_spent(found)
+    assert (found.failed_percent, found.requests) == (None, None)
+    assert f"gave {failed}" in found.message
+    assert "look in Prometheus for samples of envoy_cluster_upstream_rq_xx" in found.message
+    assert BudgetResult.model_validate_json(found.model_dump_json(by_alias=True)) == found
 
 
 @given(st.timedeltas(timedelta(), timedelta(days=1)))

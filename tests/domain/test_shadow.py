@@ -35,7 +35,9 @@ def test_verdicts(positive: int, samples: int, verdict: Verdict) -> None:
 
 def test_no_answer_is_no_data_and_a_dead_source_an_error() -> None:
     for measured in (Measurement(), Measurement(samples=0)):
-        assert assess_disagreement(SHADOW, measured)[1].verdict is Verdict.NO_DATA
+        said = assess_disagreement(SHADOW, measured)[1]
+        assert said.verdict is Verdict.NO_DATA
+        assert "over HTTP and of ModelInfer calls over gRPC" in said.message, "what may be missing is named"
     assert assess_disagreement(SHADOW, Measurement(error="refused"))[1].verdict is Verdict.ERROR
 
 

@@ -48,8 +48,8 @@ def store(installed: installation.Installed) -> dict[str, Stored]:
 def load(kube: Kube, installed: installation.Installed, namespace: str) -> Callable[..., Load]:
     """Starts users of a Deployment in the test's namespace."""
 
-    def start(deployment: str, rate: float = 40) -> Load:
-        return Load(kube, installed.images["loadgen"], namespace, deployment, rate).start()
+    def start(deployment: str, rate: float = 40, protocol: str = "http") -> Load:
+        return Load(kube, installed.images["loadgen"], namespace, deployment, rate, protocol).start()
 
     return start
 

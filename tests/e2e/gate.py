@@ -3,18 +3,26 @@
 from dataclasses import dataclass
 
 from dev.demo.kube import Kube, Object, is_ready_pod
+from tests.e2e.objects import pod, secret, service
 
 NAME = "gate"
 PORT = 8080
+SECRET = "change-board"
+"""The Secret that gates may name, in `gates.secrets` of the chart."""
 PROGRAM = """
 import json
+import os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 codes, asked = {}, {}
+token = os.environ["TOKEN"]
 
 class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
-        asked[self.path] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if token and self.headers["Authorization"] != f"Bearer {token}":
+            return self.answer(401, {"message": "nobody knows you"})
+        asked[self.path] = question
         self.answer(codes.get(self.path, 403), {"message": f"{self.path} as told"})
 
     def do_GET(self):
@@ -43,17 +51,28 @@ class Gate:
     image: str
     """Any image with Python."""
     namespace: str
+    token: str = ""
+    """What who asks has to show as its bearer token; empty: everybody may ask."""
 
     def start(self) -> "Gate":
         """Start the pod and wait until it answers."""
         self.kube.apply(self._pod())
-        self.kube.apply(self._service())
+        self.kube.apply(service(self.namespace, NAME, PORT))
         self.kube.wait("Pod", NAME, is_ready_pod, timeout=60, namespace=self.namespace, api_version="v1", what="ready")
         return self
 
+    @property
+    def origin(self) -> str:
+        """Where it is."""
+        return f"http://{NAME}.{self.namespace}.svc:{PORT}"
+
     def url(self, path: str) -> str:
         """Return the address of one gate."""
-        return f"http://{NAME}.{self.namespace}.svc:{PORT}{path}"
+        return f"{self.origin}{path}"
+
+    def credentials(self, token: str) -> Object:
+        """Make the Secret that lets the operator in here with a token."""
+        return secret(self.namespace, SECRET, origin=self.origin, token=token)
 
     def answer(self, path: str, code: int) -> None:
         """Let a gate answer with a status from now on."""
@@ -69,38 +88,10 @@ class Gate:
         return found
 
     def _pod(self) -> Object:
-        return {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": NAME, "namespace": self.namespace, "labels": {"app": NAME}},
-            "spec": {
-                "terminationGracePeriodSeconds": 1,
-                "securityContext": {
-                    "runAsNonRoot": True,
-                    "runAsUser": 65532,
-                    "seccompProfile": {"type": "RuntimeDefault"},
-                },
-                "containers": [
-                    {
-                        "name": "gate",
-                        "image": self.image,
-                        "imagePullPolicy": "IfNotPresent",
-                        "command": ["python", "-c", PROGRAM],
-                        "securityContext": {
-                            "allowPrivilegeEscalation": False,
-                            "readOnlyRootFilesystem": True,
-                            "capabilities": {"drop": ["ALL"]},
-                        },
-                        "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
-                    }
-                ],
-            },
+        container = {
+            "image": self.image,
+            "command": ["python", "-c", PROGRAM],
+            "env": [{"name": "TOKEN", "value": self.token}],
+            "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
         }
-
-    def _service(self) -> Object:
-        return {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": NAME, "namespace": self.namespace},
-            "spec": {"selector": {"app": NAME}, "ports": [{"port": PORT}]},
-        }
+        return pod(self.namespace, NAME, container)

@@ -1,11 +1,11 @@
 """Users of a Deployment, as a pod, and what they have seen."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from dev.demo.kube import Kube, Object, is_ready_pod
+from tests.e2e.objects import pod
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ class Load:
     namespace: str
     deployment: str
     rate: float
+    protocol: str = "http"
+    """What the users speak: http or grpc."""
 
     @property
     def name(self) -> str:
@@ -73,35 +75,15 @@ class Load:
         return seen
 
     def _pod(self) -> Object:
-        endpoint = f"http://{self.deployment}.{self.namespace}:8000"
+        endpoint = f"{self.deployment}.{self.namespace}:8000"
         arguments = ["--endpoint", endpoint, "--namespace", self.namespace, "--deployment", self.deployment]
-        container: dict[str, Any] = {
-            "name": "load",
+        arguments += ["--protocol", self.protocol, "--rate", str(self.rate), "--positions", "500"]
+        container = {
             "image": self.image,
-            "imagePullPolicy": "IfNotPresent",
-            "command": ["python", "-m", "dev.demo.load", *arguments, "--rate", str(self.rate), "--positions", "500"],
-            "securityContext": {
-                "allowPrivilegeEscalation": False,
-                "readOnlyRootFilesystem": True,
-                "capabilities": {"drop": ["ALL"]},
-            },
+            "command": ["python", "-m", "dev.demo.load", *arguments],
             "readinessProbe": {"tcpSocket": {"port": 9100}, "periodSeconds": 1},
             "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
         }
-        security = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
-        return {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {
-                "name": self.name,
-                "namespace": self.namespace,
-                "annotations": {"prometheus.io/scrape": "true", "prometheus.io/port": "9100"},
-            },
-            "spec": {
-                "terminationGracePeriodSeconds": 1,
-                "restartPolicy": "Never",
-                "securityContext": security,
-                "containers": [container],
-                "volumes": [{"name": "tmp", "emptyDir": {}}],
-            },
-        }
+        made = pod(self.namespace, self.name, container, volumes=[{"name": "tmp", "emptyDir": {}}])
+        made["metadata"]["annotations"] = {"prometheus.io/scrape": "true", "prometheus.io/port": "9100"}
+        return made

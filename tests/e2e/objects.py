@@ -1,5 +1,6 @@
 """Objects of the end-to-end tests."""
 
+from base64 import b64encode
 from typing import Any
 
 from dev.demo.kube import TIDEGATE, Object
@@ -29,6 +30,51 @@ def model_version(namespace: str, version: str, stored: Stored, **spec: Any) -> 
             "validation": {"resources": {"cpu": "200m", "memory": "512Mi"}},
             **spec,
         },
+    }
+
+
+def pod(namespace: str, name: str, container: Object, **spec: Any) -> Object:
+    """Make a pod of one container at the restricted level, that does not linger."""
+    security = {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
+        "spec": {
+            "terminationGracePeriodSeconds": 1,
+            "restartPolicy": "Never",
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 65532,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [{"name": name, "imagePullPolicy": "IfNotPresent", "securityContext": security, **container}],
+            **spec,
+        },
+    }
+
+
+def service(namespace: str, name: str, port: int) -> Object:
+    """Make the Service of such a pod."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"selector": {"app": name}, "ports": [{"port": port}]},
+    }
+
+
+def secret(namespace: str, name: str, **keys: str) -> Object:
+    """Make a Secret."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": namespace},
+        "data": {key: b64encode(value.encode()).decode() for key, value in keys.items()},
     }
 
 

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from dev.demo.kube import Kube, Object, condition, is_true
 from tests.e2e.artifacts import Stored
@@ -25,9 +26,9 @@ def serve(kube: Kube, namespace: str, version: str, stored: Stored, **spec: obje
     return kube.wait("Deployment", "m", is_true("Ready"), timeout=90, namespace=namespace, what="Ready")
 
 
-def release(kube: Kube, namespace: str, version: str) -> None:
+def release(kube: Kube, namespace: str, version: str, name: str = "m") -> None:
     """Change the one field that releases."""
-    kube.merge("Deployment", "m", {"spec": {"modelVersion": f"m-{version}"}}, namespace)
+    kube.merge("Deployment", name, {"spec": {"modelVersion": f"m-{version}"}}, namespace)
 
 
 def command(kube: Kube, namespace: str, name: str) -> None:
@@ -44,19 +45,22 @@ def serve_then_release(
     load: Callable[..., Load],
     stored: tuple[Stored, Stored],
     rate: float = 40,
-    **spec: object,
+    protocol: str = "http",
+    **spec: Any,
 ) -> Load:
     """Serve 1.0.0, let users in, release 1.1.0, and return the users."""
     serve(kube, namespace, "1.0.0", stored[0], **spec)
-    users = load("m", rate=rate)
+    users = load("m", rate=rate, protocol=protocol)
     ready_version(kube, namespace, "1.1.0", stored[1])
     release(kube, namespace, "1.1.0")
     return users
 
 
-def until(kube: Kube, namespace: str, holds: Callable[[Object], bool], what: str, timeout: float = 60) -> Object:
+def until(
+    kube: Kube, namespace: str, holds: Callable[[Object], bool], what: str, timeout: float = 60, name: str = "m"
+) -> Object:
     """Wait for a state of the Deployment."""
-    return kube.wait("Deployment", "m", holds, timeout=timeout, namespace=namespace, what=what)
+    return kube.wait("Deployment", name, holds, timeout=timeout, namespace=namespace, what=what)
 
 
 def healthy_on(version: str) -> Callable[[Object], bool]:

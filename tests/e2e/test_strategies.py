@@ -35,11 +35,16 @@ def result(found: Object, name: str) -> dict[str, Any]:
     return next((each for each in found["status"].get("analysis") or [] if each["name"] == name), {})
 
 
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_a_shadowed_version_that_agrees_is_compared_and_released(
-    kube: Kube, namespace: str, store: dict[str, Stored], load: Callable[..., Load]
+    kube: Kube, namespace: str, store: dict[str, Stored], load: Callable[..., Load], protocol: str
 ) -> None:
-    """Requirement 0.40: copies of all requests, answers compared, no failed request, then users and no comparator."""
-    users = serve_then_release(kube, namespace, load, (store["good"], store["twin"]), strategy=SHADOW)
+    """Requirement 0.40: copies of all requests, answers compared, no failed request, then users and no comparator.
+
+    All users speak one protocol, so whatever was compared came over it.
+    """
+    models = (store["good"], store["twin"])
+    users = serve_then_release(kube, namespace, load, models, protocol=protocol, strategy=SHADOW)
     found = until(
         kube, namespace, lambda f: copies(f) == 100 and result(f, "disagreement").get("samples", 0) >= 50, "compared"
     )
@@ -52,7 +57,7 @@ def test_a_shadowed_version_that_agrees_is_compared_and_released(
     assert result(found, "errorRate")["stableValue"] == 0
     found = until(kube, namespace, healthy_on("1.1.0"), "promoted")
     seen = users.stop()
-    assert seen.failed == {}
+    assert (seen.failed, set(seen.answered)) == ({}, {"m-1.0.0", "m-1.1.0"})
     reasons = [each["reason"] for each in reversed(found["status"]["decisions"])]
     assert [each for each in reasons if each.startswith("Shadow")] == ["ShadowStarted", "ShadowPassed"]
     comparators = kube.pods("tidegate.dev/component=comparator", namespace)

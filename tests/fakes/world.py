@@ -11,6 +11,7 @@ from typing import Any
 from tidegate.domain.release import GateAnswer, GateQuestion, GateRole, Measurement, Period, Query
 from tidegate.errors import Conflict
 from tidegate.ports import Key, Kind, Manifest, kind_of
+from tidegate.references import reference_labels
 
 Fault = Callable[[str, Key], Exception | None]
 """Called before every request with the verb and the object; what it returns is raised instead."""
@@ -130,6 +131,8 @@ class FakeObjects:
         """Like `fault`, but the request is carried out before the exception is raised."""
         self.requests: list[tuple[str, Key]] = []
         """Every write request that would have gone out, in order."""
+        self.listed: list[Key] = []
+        """Every object that a list has handed out, in order."""
         for manifest in manifests:
             self.put(manifest)
 
@@ -182,14 +185,16 @@ class FakeObjects:
         return self._objects.get(key)
 
     def list(self, kind: Kind, namespace: str, labels: Mapping[str, str] | None = None) -> Sequence[Manifest]:
-        wanted = (labels or {}).items()
-        return [
-            manifest
+        wanted = set((labels or {}).items())
+        found = {
+            key: manifest
             for key, manifest in sorted(self._objects.items(), key=lambda item: item[0].name)
             if key.kind == kind
             and key.namespace == namespace
-            and wanted <= manifest["metadata"].get("labels", {}).items()
-        ]
+            and wanted <= manifest["metadata"].get("labels", {}).items() | reference_labels(kind, manifest)
+        }
+        self.listed += found
+        return list(found.values())
 
     async def apply(
         self,

@@ -20,7 +20,7 @@ from tests.training.support import (
     version_key,
     version_manifest,
 )
-from tidegate.ports import CONFIG_MAP, JOB, Key
+from tidegate.ports import CONFIG_MAP, DEPLOYMENT, JOB, ROUTE, Key
 from tidegate.reconcilers.pattern import Gone
 
 REGISTERED = "default.connect4"
@@ -126,14 +126,7 @@ async def test_users_come_and_go() -> None:
     name = "connect4-1.0.0"
     other = deployment_manifest("connect4-1.1.0", "connect4-1.1.0", "other")
     other["status"]["canary"] = {"modelVersion": name, "percent": 5}
-    backend = {"modelVersion": name, "service": "s", "percent": 50, "role": "Variant", "variant": "wide"}
-    route = {
-        "apiVersion": "tidegate.dev/v1alpha1",
-        "kind": "Route",
-        "metadata": {"name": "third", "namespace": "default"},
-        "spec": {"deployment": "third", "backends": [backend]},
-        "status": {"weights": [{"modelVersion": name, "percent": 25}]},
-    }
+    route = route_manifest("third", (name, "Variant"), live=25)
     for manifest in (deployment_manifest(name, name), other, route):
         simulation.world.put(manifest)
     await simulation.validate()
@@ -148,6 +141,60 @@ async def test_users_come_and_go() -> None:
             simulation.world.remove(each)
     await simulation.validate()
     assert status_of(simulation)["servedBy"] == []
+
+
+def route_manifest(name: str, *backends: tuple[str, str], live: float = 50) -> dict[str, Any]:
+    return {
+        "apiVersion": "tidegate.dev/v1alpha1",
+        "kind": "Route",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"deployment": name, "backends": [{"modelVersion": v, "role": role} for v, role in backends]},
+        "status": {"weights": [{"modelVersion": version, "percent": live} for version, _ in backends]},
+    }
+
+
+async def test_a_reconcile_looks_at_its_own_users_alone() -> None:
+    """1,000 Deployments and 5,000 ModelVersions: what one version costs must not grow with all the others."""
+    name = "connect4-1.0.0"
+    others = [deployment_manifest("connect4-2.0.0", "connect4-2.0.0", f"other-{n}") for n in range(50)]
+    routes = [route_manifest(f"other-{n}", ("connect4-2.0.0", "Variant")) for n in range(50)]
+    own = [deployment_manifest(name, name, "mine"), route_manifest("mine", (name, "Stable"))]
+    simulation = Simulation(version_manifest(), *others, *routes, *own)
+    simulation.world.listed.clear()
+    await simulation.promotion.reconcile(version_key())
+    assert [each["deployment"] for each in status_of(simulation)["servedBy"]] == ["mine"]
+    assert simulation.world.listed == [Key(DEPLOYMENT, "default", "mine"), Key(ROUTE, "default", "mine")]
+    simulation.world.remove(version_key())
+    simulation.world.listed.clear()
+    with pytest.raises(Gone):
+        await simulation.promotion.reconcile(version_key())
+    assert simulation.events.reasons[-1] == "ModelVersionDeleted"
+    assert simulation.world.listed == [Key(DEPLOYMENT, "default", "mine")]
+
+
+VERSIONS = st.sampled_from(("connect4-1.0.0", "connect4-2.0.0"))
+PLACES = ("stable", "canary", "experiment", "rollback")
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.dictionaries(st.sampled_from(PLACES), VERSIONS), max_size=3),
+    st.lists(st.lists(st.tuples(VERSIONS, st.sampled_from(("Stable", "Canary", "Variant"))), max_size=2), max_size=3),
+)
+def test_no_user_is_missed(places: list[dict[str, str]], routes: list[list[tuple[str, str]]]) -> None:
+    """Every place that makes a user is a reference, by which users are found; neither may be changed alone."""
+    name, expected = "connect4-1.0.0", set()
+    simulation = Simulation(version_manifest(name))
+    for number, place in enumerate(places):
+        deployment = deployment_manifest("connect4-9.0.0", None, f"d{number}")
+        deployment["status"] = {each: {"modelVersion": version, "percent": 1} for each, version in place.items()}
+        simulation.world.put(deployment)
+        expected |= {(f"d{number}", each.capitalize()) for each in ("stable", "canary") if place.get(each) == name}
+    for number, backends in enumerate(routes):
+        simulation.world.put(route_manifest(f"r{number}", *backends))
+        expected |= {(f"r{number}", role) for version, role in backends if (version, role) == (name, "Variant")}
+    asyncio.run(simulation.promotion.reconcile(version_key()))
+    assert {(each["deployment"], each["role"]) for each in status_of(simulation).get("servedBy", [])} == expected
 
 
 WRITES = 7

@@ -121,7 +121,9 @@ class Cluster:
         return json.loads(text) if text.strip() else None
 
     def list(self, kind: str, namespace: str) -> list[dict[str, Any]]:
-        return json.loads(self._server.kubectl("get", kind, "-n", namespace, "-o", "json"))["items"]
+        text = self._server.kubectl("get", kind, "-n", namespace, "-o", "json")
+        found: list[dict[str, Any]] = json.loads(text)["items"]
+        return found
 
     def delete(self, kind: str, name: str, namespace: str) -> None:
         self._server.kubectl("delete", kind, name, "-n", namespace, "--wait=false")

@@ -107,6 +107,15 @@ async def test_two_tests_on_one_endpoint() -> None:
     assert stalled["reason"] == "EndpointBusy"
 
 
+async def test_tests_of_other_endpoints_are_not_looked_at() -> None:
+    """Neither by a test nor by a Deployment: what one costs must not grow with all the others of the namespace."""
+    made = World(ab_test(), *(ab_test(f"other-{n}", deployment=f"other-{n}") for n in range(20)))
+    made.objects.listed.clear()
+    await made.run(3)
+    assert made.test_status["phase"] == "Running"
+    assert {each for each in made.objects.listed if each.kind == ABTEST} == {TEST}
+
+
 async def test_dead_metric_source_only_delays() -> None:
     made = World(ab_test())
     await made.run(4)

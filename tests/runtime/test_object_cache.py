@@ -3,9 +3,13 @@
 import random
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from tidegate.adapters.cache import ObjectCache
 from tidegate.domain.manifests import names
-from tidegate.ports import DEPLOYMENT, POD, ROUTE, WORKLOAD, Key
+from tidegate.ports import ABTEST, DEPLOYMENT, MODEL_VERSION, POD, ROUTE, TRAINING_JOB, WORKLOAD, Key, Kind
+from tidegate.references import references, referring_to
 
 
 def make(version: int, *, name: str = "a", uid: str = "u1", kind: Any = DEPLOYMENT, **more: Any) -> dict[str, Any]:
@@ -123,3 +127,66 @@ def test_index_is_empty_when_everything_is_gone() -> None:
     cache.replace(WORKLOAD, None, [], "100")
     assert len(cache) == 0
     assert not cache._index
+
+
+VERSIONS = st.sampled_from(("v1", "v2", "v3"))
+PARTS = VERSIONS.map(lambda version: {"modelVersion": version})
+TARGETS = [Key(MODEL_VERSION, "default", name) for name in ("v1", "v2", "v3")]
+TARGETS += [Key(DEPLOYMENT, "default", name) for name in ("a", "b")]
+
+
+@st.composite
+def referring(draw: st.DrawFn) -> dict[str, Any]:
+    """Any kind that refers to others, with any of its references set or not; uid and version come later."""
+    kind = draw(st.sampled_from((DEPLOYMENT, ROUTE, ABTEST, TRAINING_JOB)))
+    spec = {
+        "modelVersion": VERSIONS,
+        "backends": st.lists(PARTS, max_size=3),
+        "variants": st.lists(PARTS, max_size=2),
+        "deployment": st.sampled_from(("a", "b")),
+        "baseModelVersion": VERSIONS,
+    }
+    status = {place: st.none() | PARTS for place in ("stable", "canary", "rollback", "experiment")}
+    status |= {"draining": st.lists(PARTS, max_size=2)}
+    made = make(0, kind=kind, name=draw(st.sampled_from("ab")))
+    given_spec = draw(st.fixed_dictionaries({}, optional=spec))
+    return made | {"spec": given_spec, "status": draw(st.none() | st.fixed_dictionaries({}, optional=status))}
+
+
+def put_or_remove(cache: ObjectCache, manifest: dict[str, Any], version: int, *, is_there: bool) -> None:
+    known = cache.get(Key(kind_in(manifest), "default", manifest["metadata"]["name"]))
+    uid = known["metadata"]["uid"] if known else f"u{version}"
+    changed = manifest | {"metadata": manifest["metadata"] | {"uid": uid, "resourceVersion": str(version)}}
+    if is_there:
+        cache.put(changed)
+    else:
+        cache.remove(changed)
+
+
+def kind_in(manifest: dict[str, Any]) -> Kind:
+    return next(kind for kind in (DEPLOYMENT, ROUTE, ABTEST, TRAINING_JOB) if kind.name == manifest["kind"])
+
+
+@given(st.lists(st.tuples(referring(), st.booleans()), max_size=20))
+def test_what_refers_to_an_object_is_found_as_if_all_were_looked_at(
+    changes: list[tuple[dict[str, Any], bool]],
+) -> None:
+    cache = ObjectCache()
+    for version, (manifest, is_there) in enumerate(changes, 1):
+        put_or_remove(cache, manifest, version, is_there=is_there)
+    for kind in (DEPLOYMENT, ROUTE, ABTEST, TRAINING_JOB):
+        for target in TARGETS:
+            found = cache.list(kind, "default", referring_to(target))
+            assert found == [each for each in cache.list(kind, "default") if target in references(kind, each)]
+            assert not cache.list(kind, "other", referring_to(target))
+        cache.replace(kind, None, [], "100")
+    assert not cache._index
+
+
+def test_several_indexed_labels_and_others_all_count() -> None:
+    cache = ObjectCache()
+    both = {names.DEPLOYMENT_LABEL: "d", names.MODEL_VERSION_LABEL: "v1", "x": "1"}
+    cache.put(make(1, kind=WORKLOAD, labels=both))
+    cache.put(make(2, kind=WORKLOAD, name="b", uid="u2", labels=both | {names.MODEL_VERSION_LABEL: "v2"}))
+    cache.put(make(3, kind=WORKLOAD, name="c", uid="u3", labels=both | {"x": "2"}))
+    assert [each["metadata"]["name"] for each in cache.list(WORKLOAD, "default", both)] == ["a"]

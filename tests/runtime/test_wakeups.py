@@ -76,6 +76,19 @@ def test_a_model_version_wakes_whoever_refers_to_it() -> None:
     assert world.remove(MODEL_VERSION, "m-1") == {key(MODEL_VERSION, "m-1")}
 
 
+def test_a_route_wakes_its_deployment_and_is_woken_by_nothing() -> None:
+    """It refers to its versions, but nobody reconciles it: its key must never get into the queue."""
+    world = World()
+    metadata = {
+        "name": "d",
+        "namespace": "ns",
+        "annotations": names.owner_annotation(names.Owner("Deployment", "d", "uid")),
+    }
+    backends = [{"modelVersion": "m-1", "role": "Variant"}]
+    assert world.put(ROUTE, "d", metadata=metadata, spec={"backends": backends}) == {key(DEPLOYMENT, "d")}
+    assert world.put(MODEL_VERSION, "m-1") == {key(MODEL_VERSION, "m-1")}
+
+
 def test_a_thousand_users_of_one_version_do_not_wake_each_other() -> None:
     world = World()
     world.put(DEPLOYMENT, "m", spec={"modelVersion": "v"})

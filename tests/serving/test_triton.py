@@ -20,6 +20,7 @@ import tritonclient.grpc.aio
 import tritonclient.http
 from aiohttp.test_utils import TestClient, TestServer
 
+from dev.demo.protocols import PROTOCOLS
 from tests.serving.file_server import FileServer, free_port, send
 from tests.serving.onnx_models import boards, echo_text, policy_value, save, serving_document, table_lookup, tensor
 from tests.serving.test_comparator import counted, make_document
@@ -127,6 +128,21 @@ def test_answers_are_those_of_onnxruntime_over_both_protocols(triton_server: Tri
                 np.testing.assert_allclose(found.as_numpy(name), wanted, rtol=1e-5, atol=1e-6)
     with pytest.raises(tritonclient.http.InferenceServerException, match="batch-size must be <= 64"):
         infer(tritonclient.http, triton_server, boards(65))
+
+
+async def test_the_load_generator_is_understood_over_both_protocols(triton_server: Triton, model: Path) -> None:
+    agent = agent_of(triton_server, place(triton_server, model))
+    triton_server.options = LOAD_AT_START
+    triton_server.start()
+    wait_for(agent, "Ready")
+    rows = boards(1, seed=3)
+    wanted = onnxruntime_says(model, rows)[0].ravel()
+    for name, port in (("http", triton_server.http), ("grpc", triton_server.grpc)):
+        protocol = PROTOCOLS[name]
+        async with protocol.connect(f"127.0.0.1:{port}", "connect4") as ask:
+            answer = await ask(protocol.encode(rows[0], "connect4"), "user-1")
+        assert answer.error is None
+        np.testing.assert_allclose(answer.policy, wanted, rtol=1e-5, atol=1e-6)
 
 
 async def test_copies_over_both_protocols_are_compared_between_two_versions(

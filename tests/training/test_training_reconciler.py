@@ -205,6 +205,30 @@ async def test_version_name_taken_in_the_last_moment() -> None:
     assert simulation.status["modelVersion"] == "connect4-1.1.0"
 
 
+async def test_other_versions_are_looked_at_only_to_name_the_next_one() -> None:
+    """1,000 TrainingJobs and 5,000 ModelVersions: what one training costs must not grow with all the others."""
+    simulation = world_with_a_release()
+    for number in range(30):
+        simulation.world.put(version_manifest(f"other-1.{number}.0"))
+    simulation.world.put(version_manifest("connect4-1.1.0") | {"spec": version_manifest("other-2.0.0")["spec"]})
+
+    async def versions_listed() -> list[str]:
+        simulation.world.listed.clear()
+        await simulation.train()
+        return [each.name for each in simulation.world.listed if each.kind == MODEL_VERSION]
+
+    assert await versions_listed() == []
+    simulation.trainer.run()
+    assert await versions_listed() == []
+    simulation.trainer.end(0, result())
+    assert len(await versions_listed()) >= 32
+    assert simulation.status["modelVersion"] == "connect4-1.2.0", "1.1.0 is the name of a version of another model"
+    simulation.set_version_phase("connect4-1.2.0", "Ready", metrics={"moveAccuracy": 0.93})
+    assert set(await versions_listed()) == {"connect4-1.2.0"}
+    assert simulation.status["handover"]["handedOver"] is True
+    assert set(await versions_listed()) == {"connect4-1.2.0"}
+
+
 async def test_deletion_closes_the_run_and_leaves_nothing() -> None:
     simulation = Simulation(training_manifest())
     await simulation.train()

@@ -11,11 +11,14 @@ from tidegate.domain.manifests.names import (
     OWNER_ANNOTATION,
     TRAINING_JOB_LABEL,
 )
+from tidegate.domain.manifests.training_job import MAKER_LABEL
 from tidegate.ports import POD, WATCHED_KINDS, Key, Kind, Manifest, kind_of
+from tidegate.references import REFERENCE_LABELS, reference_labels
 
 __all__ = ["Change", "ObjectCache", "key_of"]
 
-INDEXED_LABELS = (DEPLOYMENT_LABEL, MODEL_VERSION_LABEL, TRAINING_JOB_LABEL)
+OWNER_LABELS = (DEPLOYMENT_LABEL, MODEL_VERSION_LABEL, TRAINING_JOB_LABEL, MAKER_LABEL)
+INDEXED_LABELS = (*REFERENCE_LABELS.values(), *OWNER_LABELS)
 REMEMBERED_DELETIONS = 10_000
 POD_METADATA = (
     "name",
@@ -31,6 +34,8 @@ POD_STATUS = ("phase", "reason", "message", "conditions", "containerStatuses", "
 
 Change = Callable[[Kind, Manifest | None, Manifest | None], None]
 """Called with the kind, the object before and the object after; None stands for absent."""
+Slot = tuple[Kind, str, str, str]
+"""A place in the index: kind, namespace, label, value."""
 
 
 def key_of(manifest: Mapping[str, Any]) -> Key:
@@ -50,7 +55,7 @@ class ObjectCache:
     def __init__(self) -> None:
         """Start empty."""
         self._objects: dict[Kind, dict[tuple[str, str], Manifest]] = {kind: {} for kind in WATCHED_KINDS}
-        self._index: dict[tuple[Kind, str, str, str], set[str]] = defaultdict(set)
+        self._index: dict[Slot, set[str]] = defaultdict(set)
         self._deleted: OrderedDict[str, None] = OrderedDict()
         self._listeners: list[Change] = []
 
@@ -68,11 +73,11 @@ class ObjectCache:
 
     def list(self, kind: Kind, namespace: str, labels: Mapping[str, str] | None = None) -> Sequence[Manifest]:
         """Return the objects of one namespace with all these labels, ordered by name."""
-        wanted = dict(labels or {})
-        objects = self._objects[kind]
-        names = self._candidates(kind, namespace, wanted)
-        found = [objects[namespace, name] for name in sorted(names)]
-        return [each for each in found if wanted.items() <= (each["metadata"].get("labels") or {}).items()]
+        others = dict(labels or {})
+        slots = [(kind, namespace, label, others.pop(label)) for label in INDEXED_LABELS if label in others]
+        names = self._names_in(slots) if slots else self._names_of(kind, namespace)
+        found = [self._objects[kind][namespace, name] for name in sorted(names)]
+        return [each for each in found if others.items() <= _labels(each).items()]
 
     def all(self, kind: Kind) -> Iterable[Manifest]:
         """Return the objects of all namespaces."""
@@ -116,10 +121,10 @@ class ObjectCache:
                 news += self.remove(each)
         return news
 
-    def _candidates(self, kind: Kind, namespace: str, labels: Mapping[str, str]) -> Iterable[str]:
-        for label in INDEXED_LABELS:
-            if label in labels:
-                return self._index.get((kind, namespace, label, labels[label]), set())
+    def _names_in(self, slots: Iterable[Slot]) -> Iterable[str]:
+        return set.intersection(*(self._index.get(slot, set()) for slot in slots))
+
+    def _names_of(self, kind: Kind, namespace: str) -> Iterable[str]:
         return [name for where, name in self._objects[kind] if where == namespace]
 
     def _store(self, key: Key, before: Manifest | None, after: Manifest | None) -> None:
@@ -133,17 +138,23 @@ class ObjectCache:
             listener(key.kind, before, after)
 
     def _reindex(self, key: Key, before: Manifest | None, after: Manifest | None) -> None:
-        for slot in _slots(key, before) - _slots(key, after):
+        old, new = _slots(key, before), _slots(key, after)
+        for slot in old - new:
             self._index[slot].discard(key.name)
             if not self._index[slot]:
                 del self._index[slot]
-        for slot in _slots(key, after):
+        for slot in new - old:
             self._index[slot].add(key.name)
 
 
-def _slots(key: Key, manifest: Manifest | None) -> set[tuple[Kind, str, str, str]]:
-    labels = (manifest["metadata"].get("labels") or {}) if manifest else {}
-    return {(key.kind, key.namespace, label, labels[label]) for label in INDEXED_LABELS if label in labels}
+def _slots(key: Key, manifest: Manifest | None) -> set[Slot]:
+    labels = _labels(manifest) if manifest else {}
+    owners = {(label, labels[label]) for label in OWNER_LABELS if label in labels}
+    return {(key.kind, key.namespace, *each) for each in owners | reference_labels(key.kind, manifest)}
+
+
+def _labels(manifest: Manifest) -> Mapping[str, str]:
+    return manifest["metadata"].get("labels") or {}
 
 
 def _version(manifest: Manifest) -> int:

@@ -745,7 +745,7 @@ class BudgetResult(StatusModel):
     at: Timestamp
     """When it was measured."""
     remaining_percent: float | None = None
-    """What is left, in percent of the budget: 0 or less is spent; none where Prometheus did not answer."""
+    """What is left, in percent of the budget: 0 or less is spent; none where Prometheus gave no number."""
     failed_percent: float | None = None
     """Percent of the requests that failed."""
     requests: int | None = None

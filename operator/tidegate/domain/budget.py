@@ -4,11 +4,13 @@ With an objective of 99.9 % one request in a thousand may fail; that is the budg
 user made counts, whichever version answered it: a canary that was taken back has spent from it, too.
 """
 
+import math
 from datetime import datetime, timedelta
 
 from tidegate.api.base import format_duration
 from tidegate.api.deployment import BudgetResult, ErrorBudget
 from tidegate.domain.release import Measurement
+from tidegate.domain.requests import GRPC_STATUSES, REQUESTS
 
 __all__ = ["BUDGET_INTERVAL", "describe_budget", "is_fresh", "is_spent", "is_unknown", "record_budget"]
 
@@ -17,10 +19,12 @@ BUDGET_INTERVAL = timedelta(minutes=1)
 
 
 def record_budget(budget: ErrorBudget, measured: Measurement, now: datetime) -> BudgetResult:
-    """Return what is left: 100 % where nobody asked anything, nothing known where the source did not answer."""
+    """Return what is left: 100 % where nobody asked anything, nothing known where the source gave no number."""
     if measured.error is not None:
         return BudgetResult(at=now, message=measured.error)
     failed = measured.value or 0.0
+    if not math.isfinite(failed):
+        return BudgetResult(at=now, message=_say_no_number(failed))
     left = round(100 * (1 - failed / _allowed(budget)), 6)
     result = BudgetResult(at=now, remaining_percent=left, requests=measured.samples or 0, failed_percent=100 * failed)
     return result.model_copy(update={"message": _say(budget, result)})
@@ -32,7 +36,7 @@ def is_fresh(result: BudgetResult | None, now: datetime) -> bool:
 
 
 def is_unknown(result: BudgetResult) -> bool:
-    """Tell whether the source could not be asked."""
+    """Tell whether the source gave no number."""
     return result.remaining_percent is None
 
 
@@ -55,6 +59,11 @@ def describe_budget(result: BudgetResult) -> dict[str, str]:
 def _allowed(budget: ErrorBudget) -> float:
     """Return the share of requests that may fail."""
     return (100 - budget.objective) / 100
+
+
+def _say_no_number(failed: float) -> str:
+    said = f"the metric source gave {failed} for the share of requests that failed, which is no number"
+    return f"{said}; look in Prometheus for samples of {REQUESTS} and {GRPC_STATUSES} that are NaN or infinite"
 
 
 def _say(budget: ErrorBudget, result: BudgetResult) -> str:

@@ -56,7 +56,8 @@ def assess_disagreement(shadow: Shadow, measured: Measurement) -> tuple[Measurem
     if measured.error is not None:
         return measured, Assessment(Verdict.ERROR, f"{DISAGREEMENT}: the metric source failed: {measured.error}")
     if measured.value is None or not measured.samples:
-        message = f"{DISAGREEMENT}: no answer was compared yet; copies are made of inference requests over HTTP"
+        copied = "copies are made of inference requests over HTTP and of ModelInfer calls over gRPC"
+        message = f"{DISAGREEMENT}: no answer was compared yet; {copied}"
         return measured, Assessment(Verdict.NO_DATA, message)
     counted = Proportion(measured.samples, round(measured.value * measured.samples))
     low, high = disagreement_interval(counted)

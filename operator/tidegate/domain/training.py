@@ -48,7 +48,7 @@ from tidegate.domain.training_scene import (
     wait,
 )
 
-__all__ = ["FINAL", "needs_recorded_result", "needs_run", "plan_training"]
+__all__ = ["FINAL", "is_unjudged", "needs_recorded_result", "needs_run", "plan_training"]
 
 FINAL = frozenset({TrainingPhase.SUCCEEDED, TrainingPhase.FAILED})
 BASE_RETRY = timedelta(seconds=15)
@@ -76,13 +76,16 @@ def needs_run(job: TrainingJob, observed: Observed, now: datetime) -> bool:
     return all(stage(scene) is None for stage in STAGES[: STAGES.index(_await_run)])
 
 
-def needs_recorded_result(job: TrainingJob, observed: Observed, now: datetime) -> bool:
-    """Whether the Job is complete, its result is not written down, and the pod that held it is gone."""
+def is_unjudged(job: TrainingJob, observed: Observed) -> bool:
+    """Whether the Job is complete and its result is not written down: a ModelVersion may have to be named now."""
     if job.status.phase in FINAL or job.status.model_version:
         return False
-    if observed.job is None or observed.job.outcome is not JobOutcome.COMPLETE:
-        return False
-    return not any(pod.exit_code == 0 for pod in observed.pods)
+    return observed.job is not None and observed.job.outcome is JobOutcome.COMPLETE
+
+
+def needs_recorded_result(job: TrainingJob, observed: Observed, now: datetime) -> bool:
+    """Whether the Job is complete, its result is not written down, and the pod that held it is gone."""
+    return is_unjudged(job, observed) and not any(pod.exit_code == 0 for pod in observed.pods)
 
 
 # ---- Stages: at the end, or at rest ----------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ class Observed:
     recorded_result: str | None = None
     """The result as the trainer recorded it in MLflow; asked for only when the pod that made it is gone."""
     versions: tuple[VersionState, ...] = ()
-    """All ModelVersions of the namespace."""
+    """The ModelVersion that it made and those of its target; all of the namespace while one has to be named."""
     base: BaseVersion | None = None
     target: Target | None = None
 

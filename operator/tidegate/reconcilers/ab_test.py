@@ -24,6 +24,7 @@ from tidegate.ports import (
     Telemetry,
 )
 from tidegate.reconcilers.pattern import parse, parse_all, read
+from tidegate.references import referring_to
 
 __all__ = ["ABTestReconciler"]
 
@@ -75,7 +76,8 @@ class ABTestReconciler:
     def _gather(self, test: ABTest) -> ObservedTest:
         namespace = test.metadata.namespace
         model = self._find_model(namespace, test.spec.variants[1].model_version or "")
-        tests = parse_all(ABTest, self._objects.list(ABTEST, namespace))
+        same = referring_to(Key(DEPLOYMENT, namespace, test.spec.deployment))
+        tests = parse_all(ABTest, self._objects.list(ABTEST, namespace, same))
         return ObservedTest(
             name=test.metadata.name,
             generation=test.metadata.generation,

@@ -36,6 +36,7 @@ from tidegate.errors import Conflict, Waiting
 from tidegate.ports import (
     ABTEST,
     CONFIG_MAP,
+    DEPLOYMENT,
     MODEL_VERSION,
     POD,
     ROUTE,
@@ -68,6 +69,7 @@ from tidegate.reconcilers.observation import (
 )
 from tidegate.reconcilers.pattern import Gone, parse, parse_all, read
 from tidegate.reconcilers.turns import Turns
+from tidegate.references import referring_to
 
 __all__ = ["DeploymentReconciler"]
 
@@ -186,7 +188,8 @@ class DeploymentReconciler:
 
     def _find_experiment(self, namespace: str, name: str, models: dict[str, ModelVersion]) -> Experiment | None:
         """Find the split that a running test asks for; the model of its arm joins `models`."""
-        tests = parse_all(ABTest, self._objects.list(ABTEST, namespace))
+        mine = referring_to(Key(DEPLOYMENT, namespace, name))
+        tests = parse_all(ABTest, self._objects.list(ABTEST, namespace, mine))
 
         def digest_of(version: str) -> str | None:
             models.update(self._models(namespace, {version}))

@@ -40,6 +40,7 @@ from tidegate.ports import (
     Telemetry,
 )
 from tidegate.reconcilers.pattern import Gone, read
+from tidegate.references import referring_to
 
 __all__ = ["ModelVersionReconciler"]
 
@@ -100,14 +101,14 @@ class ModelVersionReconciler:
             foreign_job=found.name if found is not None and own is None else None,
             pods=self._find_pods(version, own) if own else (),
             training_metrics=self._find_training_metrics(version),
-            served_by=self._find_users(version),
+            served_by=self._find_users(key),
             registry=self._registry is not None,
         )
         return Sight(version, manifest, observed)
 
     def _tell_users(self, key: Key) -> None:
         """A ModelVersion was deleted while Deployments use it: they go on, and people learn what does not work now."""
-        for manifest in self._objects.list(DEPLOYMENT, key.namespace):
+        for manifest in self._objects.list(DEPLOYMENT, key.namespace, referring_to(key)):
             used = _read_deployment(manifest, key.name)
             if used and not manifest["metadata"].get("deletionTimestamp"):
                 roles = " and ".join(each.role for each in used)
@@ -135,12 +136,12 @@ class ModelVersionReconciler:
         metrics: Mapping[str, float] = status.get("metrics") or {}
         return metrics if status.get("modelVersion") == version.metadata.name else {}
 
-    def _find_users(self, version: ModelVersion) -> tuple[ServedBy, ...]:
-        namespace, name = version.metadata.namespace, version.metadata.name
-        deployments = self._objects.list(DEPLOYMENT, namespace)
-        routes = self._objects.list(ROUTE, namespace)
-        users = [each for manifest in deployments for each in _read_deployment(manifest, name)]
-        users += [each for manifest in routes for each in _read_variants(manifest, name)]
+    def _find_users(self, key: Key) -> tuple[ServedBy, ...]:
+        deployments, routes = (
+            self._objects.list(kind, key.namespace, referring_to(key)) for kind in (DEPLOYMENT, ROUTE)
+        )
+        users = [each for manifest in deployments for each in _read_deployment(manifest, key.name)]
+        users += [each for manifest in routes for each in _read_variants(manifest, key.name)]
         return tuple(sorted(users, key=lambda user: -user.percent)[:MOST_USERS])
 
     # ---- act ---------------------------------------------------------------------------------------------------------

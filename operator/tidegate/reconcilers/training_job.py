@@ -1,6 +1,6 @@
 """TrainingJob: gathers what is known, lets the planner decide, acts, and writes the status down."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -20,7 +20,7 @@ from tidegate.domain.manifests.training_job import (
     build_training,
 )
 from tidegate.domain.mlflow_names import experiment_name, run_tags
-from tidegate.domain.training import needs_recorded_result, needs_run, plan_training
+from tidegate.domain.training import is_unjudged, needs_recorded_result, needs_run, plan_training
 from tidegate.domain.training_plan import (
     BaseVersion,
     CreateVersion,
@@ -138,17 +138,27 @@ class TrainingJobReconciler:
         own = found if found is not None and found.owner_uid == job.metadata.uid else None
         recorded = status.mlflow
         run = Run(recorded.experiment_id, recorded.run_id, recorded.artifact_uri) if recorded else None
-        versions = self._objects.list(MODEL_VERSION, namespace)
         deploy = spec.output.deploy
-        return Observed(
+        observed = Observed(
             job=own,
             foreign_job=found.name if found is not None and own is None else None,
             pods=self._find_pods(job, own) if own else (),
             run=run,
-            versions=tuple(_read_version(each) for each in versions),
             base=_read_base(self._get(MODEL_VERSION, namespace, spec.base_model_version)),
             target=_read_target(self._get(DEPLOYMENT, namespace, deploy.name if deploy else None)),
         )
+        versions = self._find_versions(job, observed)
+        return replace(observed, versions=tuple(_read_version(each) for each in versions))
+
+    def _find_versions(self, job: TrainingJob, observed: Observed) -> Sequence[Manifest]:
+        """Go through all of the namespace only while one has to be named: there may be thousands."""
+        namespace, target = job.metadata.namespace, observed.target
+        if is_unjudged(job, observed):
+            return self._objects.list(MODEL_VERSION, namespace)
+        made = self._objects.list(MODEL_VERSION, namespace, {MAKER_LABEL: job.metadata.uid})
+        wanted, stable = (target.wanted, target.stable) if target else (None, None)
+        compared = (self._get(MODEL_VERSION, namespace, name) for name in (wanted, stable))
+        return [*made, *(each for each in compared if each is not None)]
 
     def _get(self, kind: Any, namespace: str, name: str | None) -> Manifest | None:
         return self._objects.get(Key(kind, namespace, name)) if name else None
