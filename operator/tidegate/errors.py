@@ -1,10 +1,11 @@
-"""The three ways in which a reconcile can end badly.
+"""The ways in which a reconcile can end badly.
 
 TidegateError
 ├── Waiting      something else has to happen first; look again after a known time; no error
 ├── Stalled      only a person can mend it; not tried again until the object changes
 ├── Conflict     the API server holds a newer object; read again and retry at once
 ├── Refused      the API server refuses an object of ours (quota, permission, validation); retried with back-off
+├── Ending       the namespace is being deleted: nothing can be made there, and the object's own end is on its way
 └── Unavailable  a service (API server, Prometheus, MLflow) did not answer; retried with back-off
 
 Any other exception is retried with back-off, too. None of them inherits from kopf.
@@ -12,7 +13,7 @@ Any other exception is retried with back-off, too. None of them inherits from ko
 
 from datetime import timedelta
 
-__all__ = ["Conflict", "Refused", "Stalled", "TidegateError", "Unavailable", "Waiting"]
+__all__ = ["Conflict", "Ending", "Refused", "Stalled", "TidegateError", "Unavailable", "Waiting"]
 
 
 class TidegateError(Exception):
@@ -44,6 +45,10 @@ class Conflict(TidegateError):
 
 class Refused(TidegateError):
     """The API server understood the request and refuses it."""
+
+
+class Ending(TidegateError):
+    """The namespace is being deleted, or is gone."""
 
 
 class Unavailable(TidegateError):

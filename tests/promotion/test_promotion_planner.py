@@ -266,6 +266,10 @@ def test_registry_that_refuses_is_not_asked_again_and_again() -> None:
     made = conclude_mirror(plan(version({"phase": "Ready"})), problem, NOW)
     assert (made.recheck_after, aspects(made) & {"Registered"}) == (None, set())
     assert "the source lies in no run" in made.notes[0].message
+    refused = version(made.status.to_json())
+    assert plan(refused).intents == (), "neither a look nor a restart of the operator asks again"
+    changed = refused.model_copy(update={"metadata": refused.metadata.model_copy(update={"generation": 2})})
+    assert plan(changed).intents == (Mirror(Stage.NONE, ()),)
 
 
 def test_who_serves_it_is_told_in_every_phase() -> None:

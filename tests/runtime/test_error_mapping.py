@@ -8,7 +8,7 @@ import pytest
 
 from tests.fakes.world import FakeClock, FakeEvents, FakeObjects
 from tidegate.api.deployment import Deployment
-from tidegate.errors import Conflict, Stalled, Unavailable, Waiting
+from tidegate.errors import Conflict, Ending, Stalled, Unavailable, Waiting
 from tidegate.ports import DEPLOYMENT, Key, Requeue
 from tidegate.reconcilers.pattern import ErrorMapping, Gone, parse_all
 
@@ -53,6 +53,14 @@ async def test_waiting_is_no_error_and_looks_again(world: World) -> None:
     found = {"Ready": ("False", "PodsNotReady"), "Reconciling": ("True", "PodsNotReady")}
     assert world.conditions() == found | {"Stalled": ("False", "PodsNotReady")}
     assert world.events.told == [("d", "PodsNotReady", "waits for pods", False)]
+
+
+async def test_a_namespace_that_ends_is_no_error_and_nothing_is_tried_again(world: World) -> None:
+    """Rule 12: its objects go one after the other, and each would be made anew and refused, again and again."""
+    world.fail(Ending("NamespaceTerminating", "is being terminated"))
+    assert [await world.run() for _ in range(5)] == [None] * 5
+    assert "status" not in (world.objects.get(KEY) or {})
+    assert world.events.told == []
 
 
 async def test_stalled_is_told_once_and_not_tried_again(world: World) -> None:

@@ -10,6 +10,10 @@ import pytest
 
 from dev.cluster.apiserver import ApiServer
 from tests.runtime.operator_process import ROOT, Cluster, Operator, make, wait_for
+from tidegate.adapters.connection import APPLY_PATCH, ApiConnection, path_of
+from tidegate.adapters.credentials import load_credentials
+from tidegate.errors import Ending
+from tidegate.ports import CONFIG_MAP
 
 pytestmark = pytest.mark.apiserver
 
@@ -330,3 +334,21 @@ def test_the_official_client_is_not_in_memory(operator: Operator) -> None:
     maps = Path(f"/proc/{operator.process.pid}/maps").read_text()
     assert "scipy" not in maps
     assert operator.memory < 110, "MB; measured 68"
+
+
+async def test_nothing_is_made_in_a_namespace_that_is_being_deleted(
+    server: ApiServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 12: the API server's own words for it are understood, of an apply and of a create."""
+    server.kubectl("delete", "namespace", namespace, "--wait=false")
+    monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig))
+    api = ApiConnection(load_credentials())
+    manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": namespace}}
+    folder = path_of(CONFIG_MAP, namespace)
+    try:
+        with pytest.raises(Ending, match="is being terminated"):
+            await api.patch(f"{folder}/c", manifest, APPLY_PATCH, {"fieldManager": "tidegate"})
+        with pytest.raises(Ending, match="is being terminated"):
+            await api.post(folder, manifest)
+    finally:
+        await api.close()

@@ -9,7 +9,7 @@ import aiohttp
 
 from tidegate.adapters import telemetry
 from tidegate.adapters.credentials import Credentials
-from tidegate.errors import Conflict, Refused, Unavailable
+from tidegate.errors import Conflict, Ending, Refused, Unavailable
 from tidegate.ports import Kind, Manifest
 
 __all__ = ["APPLY_PATCH", "MERGE_PATCH", "ApiConnection", "path_of"]
@@ -19,6 +19,8 @@ APPLY_PATCH = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
 TIMEOUT = aiohttp.ClientTimeout(total=15, sock_connect=5)
 MAX_CONNECTIONS = 32
+NAMESPACE_TERMINATING = "NamespaceTerminating"
+"""How the API server says why nothing can be made in a namespace."""
 TOKEN_LIFETIME = timedelta(seconds=60)
 """How long a token read from a file is used: the kubelet replaces the file well before the token expires."""
 
@@ -35,6 +37,7 @@ class ApiConnection:
 
     Raises, from every method that sends:
         Conflict: 409; the object is newer, or is already there.
+        Ending: The namespace is being deleted.
         Refused: Any other answer that says no.
         Unavailable: No answer in time, or one that says "not now" (429, 5xx).
     """
@@ -136,4 +139,7 @@ def _read(status: int, content: bytes, request: str) -> Manifest | None:
         raise Conflict(reason, message)
     if status == 429 or status >= 500 or status == 401:
         raise Unavailable(reason, f"{message} ({request})")
+    causes = (body.get("details") or {}).get("causes") or ()
+    if any(each.get("reason") == NAMESPACE_TERMINATING for each in causes):
+        raise Ending(NAMESPACE_TERMINATING, message)
     raise Refused(reason, message)

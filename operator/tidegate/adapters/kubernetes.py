@@ -10,7 +10,7 @@ from typing import Any
 
 from tidegate.adapters.cache import ObjectCache, key_of
 from tidegate.adapters.connection import APPLY_PATCH, MERGE_PATCH, ApiConnection, path_of
-from tidegate.errors import Conflict, Refused, Stalled, Waiting
+from tidegate.errors import Conflict, Ending, Refused, Stalled, Waiting
 from tidegate.ports import CONFIG_MAP, WATCHED_KINDS, Clock, Key, Kind, Manifest, PodIdentity, kind_of
 
 __all__ = ["APPLIED_ANNOTATION", "KubernetesObjects", "KubernetesTokenReviews", "check_kinds", "merge_patch"]
@@ -77,7 +77,7 @@ class KubernetesObjects:
         with self._await_answer(key):
             answer = await self._api.patch(_path(key), wanted, APPLY_PATCH, params)
         if answer is None:
-            raise Refused("NamespaceNotFound", f"namespace {key.namespace} is gone")
+            raise Ending("NamespaceNotFound", f"namespace {key.namespace} is gone")
         self._applied[key] = Applied(digest, _fingerprint(answer), self._clock.now().timestamp())
         before = self._cache.get(key)
         kept = self._keep(answer)
@@ -160,7 +160,7 @@ class KubernetesObjects:
         """Remember a write that may have been carried out although it failed, or was cancelled on its way."""
         try:
             yield
-        except (Conflict, Refused):
+        except (Conflict, Ending, Refused):
             raise
         except BaseException:
             if key.kind in WATCHED_KINDS:

@@ -34,6 +34,7 @@ __all__ = [
     "ALIASES",
     "FINAL",
     "MANAGED_ALIASES",
+    "REGISTRY_UNAVAILABLE",
     "DeleteValidation",
     "ExpireValidation",
     "Mirror",
@@ -59,6 +60,8 @@ TOLERATED_CRASHES = 2
 KEEP_SECONDS = 600
 """How long the pod of a finished validation stays to be looked at."""
 REGISTERED = "Registered"
+REGISTRY_UNAVAILABLE = "MLflowUnavailable"
+"""The registry does not answer; any other reason is a refusal, which only another spec can help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +159,14 @@ def conclude_mirror(plan: VersionPlan, outcome: str | MirrorProblem, now: dateti
     """
     if isinstance(outcome, MirrorProblem):
         return _fall_behind(plan, outcome, now)
-    note = Note("Registered", f"version {outcome} in the MLflow registry")
+    note = Note(REGISTERED, f"version {outcome} in the MLflow registry")
     changes = {"registry_version": outcome, "registry_stage": _mirrored_stage(plan)}
     status = _register(plan.status.model_copy(update=changes), ConditionStatus.TRUE, note, now)
     return replace(plan, status=status, intents=(), notes=(*plan.notes, note))
 
 
 def _fall_behind(plan: VersionPlan, problem: MirrorProblem, now: datetime) -> VersionPlan:
-    remedy = "It is tried again by itself" if problem.is_passing else "It is tried again when the ModelVersion changes"
+    remedy = "It is tried again by itself" if problem.is_passing else "It is tried again when the spec changes"
     message = f"the MLflow registry is behind: {problem.message}. {remedy}; serving is not affected"
     note = Note(problem.reason, message, warning=True)
     before = find_condition(plan.status.conditions, REGISTERED)
@@ -401,6 +404,10 @@ def _plan(
 
 
 def _is_behind(scene: Scene) -> bool:
+    """Whether the registry is to be told something, and has not refused just that."""
+    registered = find_condition(scene.status.conditions, REGISTERED)
+    if registered is not None and registered.reason not in (REGISTERED, REGISTRY_UNAVAILABLE):
+        return registered.observed_generation != scene.version.metadata.generation
     return scene.status.registry_version is None or scene.status.registry_stage is not scene.version.spec.stage
 
 

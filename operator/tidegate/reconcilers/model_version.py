@@ -12,6 +12,7 @@ from tidegate.domain.manifests.validation_job import CONTAINER, ValidationConfig
 from tidegate.domain.mlflow_names import find_run, registered_name, version_tags
 from tidegate.domain.promotion import (
     MANAGED_ALIASES,
+    REGISTRY_UNAVAILABLE,
     DeleteValidation,
     ExpireValidation,
     Intent,
@@ -172,7 +173,7 @@ class ModelVersionReconciler:
         try:
             outcome = await self._register(self._registry, version, intent)
         except Unavailable as error:
-            outcome = MirrorProblem(error.reason, error.message, is_passing=error.reason == "MLflowUnavailable")
+            outcome = MirrorProblem(error.reason, error.message, is_passing=error.reason == REGISTRY_UNAVAILABLE)
         return conclude_mirror(plan, outcome, self._clock.now())
 
     async def _register(self, registry: Registry, version: ModelVersion, intent: Mirror) -> str:

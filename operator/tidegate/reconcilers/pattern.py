@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from tidegate.api.base import Condition, Resource
 from tidegate.domain.conditions import Health, set_health
-from tidegate.errors import Conflict, Stalled, TidegateError, Waiting
+from tidegate.errors import Conflict, Ending, Stalled, TidegateError, Waiting
 from tidegate.ports import Clock, Events, Key, Manifest, Objects, Reconciler, Requeue, Unanswered
 
 __all__ = ["ErrorMapping", "Gone", "parse", "parse_all", "read"]
@@ -87,7 +87,7 @@ class ErrorMapping:
         try:
             await self._unanswered.read_again()
             requeue = await self._inner.reconcile(key)
-        except Gone:
+        except (Gone, Ending):
             requeue = None
         except Waiting as error:
             await self._tell(key, Health.RECONCILING, error)
