@@ -44,7 +44,8 @@ def test_a_shadowed_version_that_agrees_is_compared_and_released(
     All users speak one protocol, so whatever was compared came over it.
     """
     models = (store["good"], store["twin"])
-    users = serve_then_release(kube, namespace, load, models, protocol=protocol, strategy=SHADOW)
+    strategy = SHADOW | {"shadow": {**SHADOW_STEP, "duration": "15s"}}  # Prometheus may find the comparator late
+    users = serve_then_release(kube, namespace, load, models, protocol=protocol, strategy=strategy)
     found = until(
         kube, namespace, lambda f: copies(f) == 100 and result(f, "disagreement").get("samples", 0) >= 50, "compared"
     )
