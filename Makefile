@@ -23,8 +23,10 @@ test: ## Lint, types and every test, end to end on the local cluster included
 
 .PHONY: tests
 tests:
-	@echo "==> tests: logic, real API server, Triton, Envoy and MLflow, then everything on the local cluster"
-	$(BIN)/python -m pytest --durations=15
+	@echo "==> tests of logic and of the router with a real Envoy, on all cores"
+	@failed=0; $(BIN)/python -m pytest -m "not alone" --numprocesses auto --dist worksteal -q || failed=1; \
+	echo "==> tests that train or start programs (API server, Triton, MLflow, Prometheus), then everything on the local cluster"; \
+	$(BIN)/python -m pytest -m alone --durations=15 && exit $$failed
 
 e2e: venv ## The tests on the local cluster alone
 	$(BIN)/python -m pytest -m cluster

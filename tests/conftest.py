@@ -24,6 +24,7 @@ OPTIONAL = {"operator": {"limits": {"releasesPerNamespace": 1}}, "gates": {"secr
 """Values of the chart that are off by default; they hinder no test, as each has a namespace of its own."""
 BUILT = {"helm", "prometheus_programs", "promtool"}
 """Fixtures that give a program of Go, built where the cache does not have it."""
+STARTS_PROGRAMS = {"apiserver", "cluster", "mlflow", "triton"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,12 +34,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     cluster itself.
     """
 
+    for item in items:
+        if _is_alone(item):
+            item.add_marker("alone")
+
     def late(item: pytest.Item) -> tuple[bool, bool, bool]:
         fixtures = set(getattr(item, "fixturenames", ()))
         needs_programs = item.get_closest_marker("apiserver") is not None or bool(fixtures & BUILT)
         return item.get_closest_marker("cluster") is not None, "installed" in fixtures, needs_programs
 
     items.sort(key=late)
+
+
+def _is_alone(item: pytest.Item) -> bool:
+    marks = {each.name for each in item.iter_markers()}
+    fixtures = set(getattr(item, "fixturenames", ()))
+    return bool(marks & STARTS_PROGRAMS or fixtures & BUILT) or "trainer" in item.path.parts
 
 
 @pytest.fixture(scope="session")
