@@ -119,6 +119,7 @@ def test_every_failure_has_its_reason_and_remedy(run, document, monkeypatch, err
     assert said in result["message"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_the_end_may_be_tried_again(run, document, monkeypatch, tmp_path):
     real = artifacts._write_file
 
@@ -143,6 +144,7 @@ def test_storage_that_is_away_at_the_end_may_be_tried_again(run, document):
     assert (status, result["reason"], result["retryable"]) == (1, "StorageUnavailable", True)
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_wait_for_storage_that_is_away(document, write_document):
     document["artifact"]["uri"] = "http://127.0.0.1:9/model"
     settings = replace(write_document(document), storage_patience=3600)
