@@ -39,17 +39,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("alone")
 
     def late(item: pytest.Item) -> tuple[bool, bool, bool]:
-        fixtures = set(getattr(item, "fixturenames", ()))
+        fixtures = _fixtures(item)
         needs_programs = item.get_closest_marker("apiserver") is not None or bool(fixtures & BUILT)
         return item.get_closest_marker("cluster") is not None, "installed" in fixtures, needs_programs
 
     items.sort(key=late)
 
 
+def _fixtures(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))
+
+
 def _is_alone(item: pytest.Item) -> bool:
     marks = {each.name for each in item.iter_markers()}
-    fixtures = set(getattr(item, "fixturenames", ()))
-    return bool(marks & STARTS_PROGRAMS or fixtures & BUILT) or "trainer" in item.path.parts
+    return bool(marks & STARTS_PROGRAMS or _fixtures(item) & BUILT) or "trainer" in item.path.parts
 
 
 @pytest.fixture(scope="session")

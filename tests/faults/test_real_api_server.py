@@ -214,9 +214,10 @@ def _run(world: LiveWorld, supervised: Restarted, releases: list[Release]) -> No
 def _wait_until_settled(world: LiveWorld, supervised: Restarted, releases: list[Release]) -> None:
     deadline = time.monotonic() + SETTLE_SECONDS
     while late := _go_on(world, supervised, releases):
-        log = supervised.operator.text[-2000:]
-        starts = f"{supervised.starts} starts"
-        assert time.monotonic() < deadline, f"never settled, after {starts}:\n{_describe(world, late)}\n{log}"
+        assert time.monotonic() < deadline, (
+            f"never settled, after {supervised.starts} starts:\n{_describe(world, late)}\n"
+            f"{supervised.operator.text[-2000:]}"
+        )
         time.sleep(0.1)  # between two looks
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,6 +12,7 @@ import pytest
 from dev.cluster.golang import PROMETHEUS, ensure_programs
 from dev.cluster.settings import find_folders
 from tests.runtime.operator_process import wait_for
+from tests.serving.file_server import free_port
 from tidegate.adapters.prometheus import PrometheusMetrics
 from tidegate.domain.release import Measurement, Period
 
@@ -72,9 +72,7 @@ def address(prometheus_programs: dict[str, Path], tmp_path_factory: pytest.TempP
     promtool = (prometheus_programs["promtool"], "tsdb", "create-blocks-from", "--max-block-duration=744h")
     subprocess.run([*promtool, "openmetrics", text, folder / "data"], check=True, capture_output=True)
     (folder / "prometheus.yml").write_text("")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     flags = (f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data")
     settings = (f"--web.listen-address={address}", "--storage.tsdb.retention.time=60d")
     log = folder / "log"

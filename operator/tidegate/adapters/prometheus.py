@@ -73,10 +73,7 @@ class Round:
 
     namespace: str
     deployment: str
-    start: datetime
-    end: datetime
-    is_whole: bool = False
-    """Whether the Deployment is no older than `start`."""
+    period: Period
     fetched: dict[str, asyncio.Task[Window]] = field(default_factory=dict)
 
 
@@ -98,11 +95,12 @@ class PrometheusMetrics:
         self, namespace: str, deployment: str, queries: Sequence[Query], patience: timedelta
     ) -> Mapping[str, Measurement]:
         """Answer all queries concurrently, within `patience`."""
-        rounds: dict[tuple[datetime, datetime], Round] = {}
+        rounds: dict[Period, Round] = {}
         for query in queries:
-            rounds.setdefault((query.start, query.end), Round(namespace, deployment, query.start, query.end))
+            period = Period(query.start, query.end)
+            rounds.setdefault(period, Round(namespace, deployment, period))
         seconds = max(patience, SHORTEST_PATIENCE).total_seconds()
-        work = (self._answer(rounds[query.start, query.end], query, seconds) for query in queries)
+        work = (self._answer(rounds[Period(query.start, query.end)], query, seconds) for query in queries)
         try:
             answers = await asyncio.gather(*work)
         finally:
@@ -115,7 +113,7 @@ class PrometheusMetrics:
     ) -> Measurement:
         """Measure which share of all requests of a Deployment failed."""
         seconds = patience.total_seconds()
-        look = Round(namespace, deployment, period.start, period.end, period.is_whole)
+        look = Round(namespace, deployment, period)
         try:
             async with asyncio.timeout(seconds):
                 return measure_failures(await self._requests(look))
@@ -197,7 +195,7 @@ class PrometheusMetrics:
 
     async def _value(self, look: Round, query: Query, version: str, stable: str) -> float | None:
         text = fill(query.metric.query or "", _variables(look, version, stable))
-        found = await self._ask(text, look.end)
+        found = await self._ask(text, look.period.end)
         if len(found) > 1:
             raise Unavailable(
                 "BadQuery", f"the query gives {len(found)} series; aggregate them to one, e.g. with sum()"
@@ -219,19 +217,19 @@ class PrometheusMetrics:
 
     async def _fetch(self, look: Round, selector: str) -> Window:
         """Read from a little before the window on, and from further back where that does not tell what was before."""
-        is_raw = look.end - look.start + LOOKBACK <= LONGEST_RAW
+        is_raw = look.period.end - look.period.start + LOOKBACK <= LONGEST_RAW
         window = await self._read_since(look, selector, LOOKBACK if is_raw else LONG_LOOKBACK)
         if is_raw and not window.tells_before(LOOKBACK.total_seconds()):
             return await self._read_since(look, selector, LONG_LOOKBACK)
         return window
 
     async def _read_since(self, look: Round, selector: str, lookback: timedelta) -> Window:
-        time = look.end - look.start + lookback
+        time = look.period.end - look.period.start + lookback
         if time <= LONGEST_RAW:
-            series = await self._ask(f"{selector}[{_milliseconds(time)}]", look.end)
+            series = await self._ask(f"{selector}[{_milliseconds(time)}]", look.period.end)
         else:
-            series = await self._read_points(selector, look.end, time)
-        return Window(series, look.start.timestamp(), look.end.timestamp(), look.is_whole)
+            series = await self._read_points(selector, look.period.end, time)
+        return Window(series, look.period.start.timestamp(), look.period.end.timestamp(), look.period.is_whole)
 
     async def _read_points(self, selector: str, end: datetime, time: timedelta) -> list[Series]:
         """Read a long time at few points, the last of them now: those of a subquery lie where Prometheus likes."""
@@ -345,7 +343,7 @@ def _variables(look: Round, version: str, stable: str) -> dict[str, str]:
         "stable": stable,
         "deployment": look.deployment,
         "namespace": look.namespace,
-        "window": f"{max(round((look.end - look.start).total_seconds()), 1)}s",
+        "window": f"{max(round((look.period.end - look.period.start).total_seconds()), 1)}s",
     }
 
 
