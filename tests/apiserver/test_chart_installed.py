@@ -74,8 +74,12 @@ def release(connect) -> Iterator[Release]:
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    """What Helm has written reaches caches and controllers of the API server a moment later."""
-    deadline = time.monotonic() + 30
+    """What Helm has written reaches caches and controllers of the API server later.
+
+    The longest takes the removal of a CRD: the API server looks every 5 s whether its objects are gone, one CRD at a
+    time.
+    """
+    deadline = time.monotonic() + 120
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.1)
