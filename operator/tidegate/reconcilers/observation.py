@@ -178,18 +178,28 @@ def read_route(manifest: Manifest | None, deployment: str, known: Iterable[Versi
         for each in route.spec.backends
     )
     mirror = route.spec.mirror
-    ready = find_condition(route.status.conditions, "Ready")
-    seen = route.status.observed_generation == route.metadata.generation
     return ObservedRoute(
         exists=True,
         backends=backends,
         sticky=Stickiness(route.spec.sticky.header, route.spec.sticky.salt) if route.spec.sticky else None,
         mirror=Mirror(_find_mirrored(mirror, deployment, by_service.values()), mirror.percent) if mirror else None,
-        confirmed=seen and is_true(route.status.conditions, "Ready"),
+        confirmed=_is_route_seen(route) and is_true(route.status.conditions, "Ready"),
         live=_read_live(route, backends, set(by_service.values())),
         missing=route.status.proxies.missing,
-        message=ready.message if ready else "the router has not seen the Route yet; is it running?",
+        message=_read_message(route),
     )
+
+
+def _read_message(route: Route) -> str:
+    """Return what the router says of the Route as it is now; what it said of the one before would mislead."""
+    if not route.status.observed_generation:
+        return "the router has not seen the Route yet; is it running?"
+    ready = find_condition(route.status.conditions, "Ready")
+    return ready.message if ready and _is_route_seen(route) else ""
+
+
+def _is_route_seen(route: Route) -> bool:
+    return route.status.observed_generation == route.metadata.generation
 
 
 def _find_mirrored(mirror: RouteMirror, deployment: str, known: Iterable[VersionID]) -> VersionID:
