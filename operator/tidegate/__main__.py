@@ -48,6 +48,8 @@ GRACE_SECONDS = 15.0
 RETRY_SECONDS = 2.0
 LEASE = "tidegate-operator"
 FLUSH_SECONDS = 2.0
+TOLD_TOGETHER_SECONDS = 1.0
+"""How long changes of who serves a ModelVersion are gathered: many releases may move shares of one version at once."""
 EXIT_FAILURE = 1
 EXIT_CODES = {"BadSettings": 2, "NoCredentials": 2, "MissingCRDs": 3}
 
@@ -78,7 +80,7 @@ class Operator:
         self._queue = WorkQueue(self._reconcile, QueueTelemetry(), workers=settings.workers)
         self._cache.subscribe(self._objects.forget)
         self._cache.subscribe(self._turns.notice)
-        self._cache.subscribe(Wakeups(self._queue.add).notice)
+        self._cache.subscribe(Wakeups(self._queue.add, self._wake_soon).notice)
         self._is_synced = False
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -131,6 +133,9 @@ class Operator:
 
     def _wake(self, key: Key) -> None:
         self._queue.add(key)
+
+    def _wake_soon(self, key: Key) -> None:
+        self._queue.add_after(key, TOLD_TOGETHER_SECONDS)
 
     def _is_leading(self) -> bool:
         return self._election is None or self._election.is_leading()

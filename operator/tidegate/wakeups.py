@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from tidegate.domain.manifests.names import TRAINING_JOB_LABEL, parse_owner
 from tidegate.ports import ABTEST, DEPLOYMENT, MODEL_VERSION, ROUTE, TRAINING_JOB, Key, Kind, Manifest
+from tidegate.reconcilers.observation import read_child
 from tidegate.references import references
 
 __all__ = ["Wakeups"]
@@ -26,13 +27,15 @@ class Wakeups:
 
     An arrow's tail is woken when its head changes. Against the arrows, a change of what a Deployment serves wakes the
     ModelVersions it served before and serves now, and a change of an ABTest wakes its Deployment. Children (Jobs,
-    pods, workloads, Services, Routes) wake the owner that their annotation names. Who waits for the end of another
-    release is woken by ``reconcilers/turns.py``.
+    pods, workloads, Services, Routes) wake the owner that their annotation names; those of a Deployment only when
+    something has changed that is read of them. Who waits for the end of another release is woken by
+    ``reconcilers/turns.py``.
     """
 
-    def __init__(self, wake: Wake) -> None:
-        """Call `wake` with every key that has to be reconciled."""
+    def __init__(self, wake: Wake, wake_soon: Wake) -> None:
+        """Call `wake` with every key that has to be reconciled, `wake_soon` where many changes may be told as one."""
         self._wake = wake
+        self._wake_soon = wake_soon
         self._referrers: dict[Key, set[Key]] = defaultdict(set)
 
     def notice(self, kind: Kind, before: Manifest | None, after: Manifest | None) -> None:
@@ -45,19 +48,19 @@ class Wakeups:
             self._update_referrers(key, references(kind, before), references(kind, after))
         for each in self._concerned(key, before, after):
             self._wake(each)
+        if kind == DEPLOYMENT and _served(before) != _served(after):
+            for each in references(kind, before) | references(kind, after):
+                self._wake_soon(each)
 
     def _concerned(self, key: Key, before: Manifest | None, after: Manifest | None) -> set[Key]:
         concerned = {key} if key.kind in RECONCILED else set()
-        for state in (before, after):
-            concerned |= _owner(key, state)
+        concerned |= _owners(key, before, after)
         if key.kind != MODEL_VERSION or _but_its_users(before) != _but_its_users(after):
             concerned |= self._referrers.get(key, set())
         if key.kind == ROUTE:
             concerned |= self._referrers.get(Key(DEPLOYMENT, key.namespace, key.name), set())
         if key.kind == ABTEST:
             concerned |= {each for each in references(key.kind, after or before) if each.kind == DEPLOYMENT}
-        if key.kind == DEPLOYMENT and _served(before) != _served(after):
-            concerned |= references(key.kind, before) | references(key.kind, after)
         return concerned
 
     def _update_referrers(self, key: Key, before: set[Key], after: set[Key]) -> None:
@@ -71,6 +74,13 @@ class Wakeups:
 
 def _key(kind: Kind, manifest: Manifest) -> Key:
     return Key(kind, manifest["metadata"].get("namespace", ""), manifest["metadata"]["name"])
+
+
+def _owners(key: Key, before: Manifest | None, after: Manifest | None) -> set[Key]:
+    owners = _owner(key, before) | _owner(key, after)
+    if before and after and any(each.kind == DEPLOYMENT for each in owners):
+        return owners if read_child(key.kind, before) != read_child(key.kind, after) else set()
+    return owners
 
 
 def _owner(key: Key, manifest: Manifest | None) -> set[Key]:

@@ -154,7 +154,7 @@ class Process:
             for kind, each in world.build(self.objects).items()
         }
         self._cache.subscribe(self.objects.forget)
-        self._cache.subscribe(Wakeups(self._wake).notice)
+        self._cache.subscribe(Wakeups(self._wake, self._wake).notice)
         self._news: list[Change] = []
         """What the watches have to say."""
         self._deaf: dict[Kind, datetime] = {}

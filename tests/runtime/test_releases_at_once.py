@@ -270,7 +270,7 @@ async def test_all_get_their_turn_and_no_limit_is_ever_exceeded(seed: int) -> No
         if after is not None and (after.get("status") or {}).get("held"):
             waited.add((after["metadata"]["namespace"], after["metadata"]["name"]))
 
-    cluster.listeners += [Wakeups(queue.add).notice, check]
+    cluster.listeners += [Wakeups(queue.add, queue.add).notice, check]
     cluster.fault = lambda verb, _: Unavailable("Flaky", "") if chance.random() < 0.02 else None
     keys = [key(name, namespace) for name in names for namespace in namespaces]
     chance.shuffle(keys)

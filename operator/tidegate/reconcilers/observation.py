@@ -34,7 +34,7 @@ from tidegate.domain.release import (
 )
 from tidegate.domain.rollback import healthy_versions
 from tidegate.domain.situation import identify
-from tidegate.ports import Key, Manifest
+from tidegate.ports import POD, WORKLOAD, Key, Kind, Manifest
 
 __all__ = [
     "Scene",
@@ -43,6 +43,7 @@ __all__ = [
     "make_served",
     "make_shadowing",
     "model_state",
+    "read_child",
     "read_comparator",
     "read_remains",
     "read_route",
@@ -128,6 +129,34 @@ def former_versions(status: DeploymentStatus, command: CommandRequest | None) ->
     return found
 
 
+def read_child(kind: Kind, child: Mapping[str, Any]) -> object:
+    """Return all that is read here of a child of a Deployment; while it is the same, nothing has to be planned anew.
+
+    Pods and workloads change some seven times on their way to readiness, and two of these changes matter.
+    """
+    if kind == POD:
+        return _read_marks(child), find_pod_problem([child]), find_final_failure([child])
+    if kind == WORKLOAD:
+        status = child.get("status") or {}
+        counts = [status.get(name, 0) for name in ("replicas", "updatedReplicas", "readyReplicas")]
+        return _read_marks(child), _is_seen(child), counts, find_workload_problem(child)
+    return child
+
+
+def _read_marks(child: Mapping[str, Any]) -> object:
+    """Identity, content by its generation, and the labels and annotations that are not other controllers' notes."""
+    metadata = child["metadata"]
+    annotations = (metadata.get("annotations") or {}).items()
+    ours = {name: value for name, value in annotations if not name.startswith("deployment.kubernetes.io/")}
+    return ours, [metadata.get(name) for name in ("uid", "generation", "labels", "deletionTimestamp")]
+
+
+def _is_seen(workload: Mapping[str, Any]) -> bool:
+    """Whether the status is of the newest generation."""
+    status = workload.get("status") or {}
+    return bool(status.get("observedGeneration", 0) >= workload["metadata"].get("generation", 1))
+
+
 def read_workload(
     live: Mapping[str, Any],
     version: VersionID,
@@ -138,7 +167,6 @@ def read_workload(
     """Read an apps/v1 Deployment and its pods."""
     spec, status = live.get("spec") or {}, live.get("status") or {}
     replicas = int(spec.get("replicas", 1))
-    seen = status.get("observedGeneration", 0) >= live["metadata"].get("generation", 1)
     updated, total = status.get("updatedReplicas", 0), status.get("replicas", 0)
     ready = int(status.get("readyReplicas", 0))
     final = find_final_failure(pods) if ready < replicas else None
@@ -147,7 +175,7 @@ def read_workload(
         replicas=replicas,
         ready=ready,
         current=_is_current(live, served, platform),
-        rolled_out=seen and updated == replicas and total == updated,
+        rolled_out=_is_seen(live) and updated == replicas and total == updated,
         problem=final.message if final else _find_problem(live, pods) if ready < replicas else None,
         fatal_at=final.at if final else None,
     )
@@ -220,8 +248,7 @@ def read_comparator(
     if live is None:
         return Comparator(ready=False, current=False)
     status = live.get("status") or {}
-    seen = status.get("observedGeneration", 0) >= live["metadata"].get("generation", 1)
-    ready = seen and status.get("readyReplicas", 0) >= 1 and status.get("updatedReplicas", 0) >= 1
+    ready = _is_seen(live) and status.get("readyReplicas", 0) >= 1 and status.get("updatedReplicas", 0) >= 1
     return Comparator(
         ready=ready,
         current=wanted is not None and _template(live) == _template(wanted),
