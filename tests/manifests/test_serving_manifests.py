@@ -13,6 +13,7 @@ from tidegate.api.route import RouteSpec
 from tidegate.domain.manifests import names
 from tidegate.domain.manifests.route import build_route
 from tidegate.domain.manifests.serving import (
+    DOCUMENT_ANNOTATION,
     SERVING_LABEL,
     TEMPLATE_ANNOTATION,
     Platform,
@@ -63,7 +64,15 @@ GPU = with_serving(resources=ComputeResources(cpu="2", memory="8Gi", gpus=2))
 @pytest.mark.parametrize("served", [SERVED, GPU, replace(SERVED, signature=None)])
 @pytest.mark.parametrize("platform", [PLATFORM, Platform("a", "t")])
 def test_the_pods_side_reads_the_document(served: Served, platform: Platform) -> None:
-    (text,) = build_serving(served, platform, 1).config_map["data"].values()
+    template = build_serving(served, platform, 1).workload["spec"]["template"]
+    text = template["metadata"]["annotations"][DOCUMENT_ANNOTATION]
+    (volume,) = [each for each in template["spec"]["volumes"] if each["name"] == "document"]
+    (item,) = volume["downwardAPI"]["items"]
+    assert item["fieldRef"]["fieldPath"] == f"metadata.annotations['{DOCUMENT_ANNOTATION}']"
+    for container in (*template["spec"]["initContainers"], template["spec"]["containers"][1]):
+        (path,) = [each["value"] for each in container["env"] if each["name"] == "TIDEGATE_SERVING"]
+        (mount,) = [each for each in container["volumeMounts"] if each["name"] == "document"]
+        assert path == f"{mount['mountPath']}/{item['path']}"
     document = ServingDocument.model_validate_json(text)
     assert document.model_dump(mode="json", by_alias=True, exclude={"artifact": {"format"}}) == build_document(
         served, platform
@@ -72,10 +81,10 @@ def test_the_pods_side_reads_the_document(served: Served, platform: Platform) ->
     assert document.triton.gpus == served.serving.resources.gpus
 
 
-def test_all_three_objects_share_one_name_and_say_whose_they_are() -> None:
+def test_both_objects_share_one_name_and_say_whose_they_are() -> None:
     built = build_serving(SERVED, PLATFORM, 2)
     name = names.serving("connect4", "connect4-1.1.0", "a" * 64)
-    for manifest in (built.config_map, built.service, built.workload):
+    for manifest in (built.service, built.workload):
         metadata = manifest["metadata"]
         assert metadata["name"] == name
         assert metadata["labels"] == {
@@ -106,7 +115,7 @@ def test_pods_pass_the_restricted_level() -> None:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }
-    assert {"emptyDir", "configMap"} == {kind for volume in spec["volumes"] for kind in volume if kind != "name"}
+    assert {"emptyDir", "downwardAPI"} == {kind for volume in spec["volumes"] for kind in volume if kind != "name"}
 
 
 def test_every_mount_has_its_volume() -> None:

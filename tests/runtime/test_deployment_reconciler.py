@@ -18,10 +18,10 @@ from tests.runtime.release_world import (
     model_version,
 )
 from tidegate.domain.manifests import names
-from tidegate.domain.manifests.serving import MODEL_VERSION_ANNOTATION, SERVING_LABEL
+from tidegate.domain.manifests.serving import DOCUMENT_ANNOTATION, MODEL_VERSION_ANNOTATION, SERVING_LABEL
 from tidegate.domain.release import Measurement
 from tidegate.errors import Conflict, Refused, Unavailable
-from tidegate.ports import ABTEST, CONFIG_MAP, MODEL_VERSION, POD, SERVICE, WORKLOAD, Key, Kind
+from tidegate.ports import ABTEST, MODEL_VERSION, POD, SERVICE, WORKLOAD, Key, Kind
 
 CANARY = {"strategy": {"type": "Canary", "canary": CANARY_STEPS}}
 WATCHED = CANARY | {"analysis": {"interval": "2s", "metrics": [{"name": "errorRate", "max": 0.05}]}}
@@ -188,7 +188,7 @@ async def test_a_release_takes_its_steps_and_keeps_the_pods() -> None:
     (left,) = made.workloads()
     assert left["metadata"]["annotations"]["tidegate.dev/model-version"] == "connect4-2.0.0"
     gone = names.serving("connect4", "connect4-1.0.0", "1" * 64)
-    for kind in (WORKLOAD, SERVICE, CONFIG_MAP):
+    for kind in (WORKLOAD, SERVICE):
         assert made.objects.get(Key(kind, "default", gone)) is None
 
 
@@ -418,9 +418,7 @@ async def test_changed_settings_reach_the_pods_of_the_served_version() -> None:
     await made.settle(5)
     (live,) = made.workloads()
     assert live["spec"]["replicas"] == 3
-    config = made.objects.get(Key(CONFIG_MAP, "default", live["metadata"]["name"]))
-    assert config is not None
-    assert '"maxBatchSize": 8' in config["data"]["serving.json"]
+    assert '"maxBatchSize": 8' in live["spec"]["template"]["metadata"]["annotations"][DOCUMENT_ANNOTATION]
     assert made.shares == RELEASE[:1]
 
 
@@ -435,9 +433,9 @@ async def test_a_served_version_whose_model_version_was_deleted_goes_on_serving(
     assert made.shares == RELEASE[:1]
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(2))
 async def test_nothing_of_a_removed_version_is_left_by_an_operator_that_dies_in_between(number: int) -> None:
-    """Scenario rule 11: three objects go with a version, and the operator dies before one of them is deleted."""
+    """Scenario rule 11: two objects go with a version, and the operator dies before one of them is deleted."""
     made = world(**QUICK)
     await made.settle(3)
     made.say("2.0.0", "errorRate", GOOD)
@@ -466,7 +464,7 @@ async def test_nothing_is_left_of_a_version_that_never_got_its_pods() -> None:
     made.release("2.0.0")
     with contextlib.suppress(AssertionError):  # it does not come to rest
         await made.settle(0)
-    assert [key.kind for key in made.objects if key.name == never] == [CONFIG_MAP, SERVICE]
+    assert [key.kind for key in made.objects if key.name == never] == [SERVICE]
     made.objects.fault = None
     made.say("3.0.0", "errorRate", GOOD)
     made.release("3.0.0")

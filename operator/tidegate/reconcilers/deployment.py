@@ -35,7 +35,6 @@ from tidegate.domain.situation import identify
 from tidegate.errors import Conflict, Waiting
 from tidegate.ports import (
     ABTEST,
-    CONFIG_MAP,
     DEPLOYMENT,
     MODEL_VERSION,
     POD,
@@ -280,18 +279,16 @@ class DeploymentReconciler:
                 await self._objects.apply(scale, field_manager=SCALE_MANAGER)
             return
         built = build_serving(served, self._platform, intent.replicas)
-        for manifest in (built.service, built.config_map, built.workload):
+        for manifest in (built.service, built.workload):
             await self._objects.apply(manifest)
 
     async def _delete(self, scene: Scene, removal: DeleteWorkload | DeleteComparator, basis: Manifest | None) -> None:
         """The Service, which came first, goes last: while it is there, the next plan knows that something is left."""
         name = _serving_name(scene, removal.version)
-        kinds: tuple[Kind, ...] = (WORKLOAD, CONFIG_MAP, SERVICE)
         if isinstance(removal, DeleteComparator):
             version = removal.version
             name = names.comparator(scene.deployment.metadata.name, version.model_version, version.digest)
-            kinds = (WORKLOAD, SERVICE)
-        for kind in kinds:
+        for kind in (WORKLOAD, SERVICE):
             await self._objects.delete(Key(kind, scene.namespace, name), decided_on=basis if kind == WORKLOAD else None)
 
     async def _mend(self, scene: Scene, leaving: set[VersionID]) -> None:
@@ -302,8 +299,6 @@ class DeploymentReconciler:
                 continue
             built = build_serving(served, self._platform, workload.replicas)
             await self._objects.apply(built.service)
-            if workload.ready < workload.replicas:
-                await self._objects.apply(built.config_map)
 
     async def _apply_endpoint(self, scene: Scene) -> None:
         metadata = scene.deployment.metadata

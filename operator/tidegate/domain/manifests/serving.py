@@ -1,10 +1,12 @@
-"""The Kubernetes objects that serve one version: ConfigMap, headless Service and workload; and the stable address.
+"""The Kubernetes objects that serve one version: headless Service and workload; and the stable address.
 
 ::
 
-    ConfigMap ──mounted──► puller (init): fetch, verify sha256, write config, rename
-                           triton: load the one model, also after every restart
-    Service ──selects────► agent: ready only while Triton lists the model READY with the right digest
+    annotation ──mounted──► puller (init): fetch, verify sha256, write config, rename
+                            triton: load the one model, also after every restart
+    Service ───selects────► agent: ready only while Triton lists the model READY with the right digest
+
+What puller and agent are told is an annotation of their pod, so nobody can take it from under a pod that restarts.
 """
 
 import hashlib
@@ -22,6 +24,7 @@ from tidegate.domain.manifests.security import container_security, pod_security
 
 __all__ = [
     "DIGEST_ANNOTATION",
+    "DOCUMENT_ANNOTATION",
     "MODEL_VERSION_ANNOTATION",
     "SERVING_LABEL",
     "TEMPLATE_ANNOTATION",
@@ -41,6 +44,8 @@ Manifest = dict[str, Any]
 SERVING_LABEL = "tidegate.dev/serving"
 DIGEST_ANNOTATION = "tidegate.dev/digest"
 MODEL_VERSION_ANNOTATION = "tidegate.dev/model-version"
+DOCUMENT_ANNOTATION = "tidegate.dev/serving"
+"""The document that puller and agent read, on the pod."""
 TEMPLATE_ANNOTATION = "tidegate.dev/template-hash"
 """Hash of the workload without its replicas: tells whether the live one is what the builder makes now."""
 
@@ -90,32 +95,21 @@ class Served:
 
     @property
     def name(self) -> str:
-        """Name of the three objects."""
+        """Name of both objects."""
         return names.serving(self.deployment, self.model_version, self.artifact.sha256)
 
 
 @dataclass(frozen=True, slots=True)
 class ServingObjects:
-    """The three objects of one version, in the order in which they are applied."""
+    """Both objects of one version, in the order in which they are applied."""
 
-    config_map: Manifest
     service: Manifest
     workload: Manifest
 
 
 def build_serving(served: Served, platform: Platform, replicas: int) -> ServingObjects:
     """Build the objects that serve one version with so many pods."""
-    document = json.dumps(build_document(served, platform), sort_keys=True)
-    return ServingObjects(
-        config_map={
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": _metadata(served),
-            "data": {DOCUMENT: document},
-        },
-        service=_build_service(served),
-        workload=_build_workload(served, platform, replicas, document),
-    )
+    return ServingObjects(_build_service(served), _build_workload(served, platform, replicas))
 
 
 @lru_cache(maxsize=4096)
@@ -207,12 +201,12 @@ def _build_service(served: Served) -> Manifest:
     }
 
 
-def _build_workload(served: Served, platform: Platform, replicas: int, document: str) -> Manifest:
+def _build_workload(served: Served, platform: Platform, replicas: int) -> Manifest:
     spec = {
         "selector": {"matchLabels": {SERVING_LABEL: served.name}},
         "revisionHistoryLimit": 1,
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
-        "template": _build_template(served, platform, document),
+        "template": _build_template(served, platform),
     }
     metadata = _metadata(served)
     metadata["annotations"][TEMPLATE_ANNOTATION] = content_hash(json.dumps(spec, sort_keys=True))
@@ -224,9 +218,9 @@ def _build_workload(served: Served, platform: Platform, replicas: int, document:
     }
 
 
-def _build_template(served: Served, platform: Platform, document: str) -> Manifest:
-    """A changed document changes the template, too, so that the pods are replaced and read it."""
-    annotations = _annotations(served) | {"tidegate.dev/document-hash": content_hash(document)}
+def _build_template(served: Served, platform: Platform) -> Manifest:
+    document = json.dumps(build_document(served, platform), sort_keys=True)
+    annotations = _annotations(served) | {DOCUMENT_ANNOTATION: document}
     return {
         "metadata": {"labels": _labels(served), "annotations": annotations},
         "spec": _build_pod(served, platform),
@@ -250,7 +244,7 @@ def _build_pod(served: Served, platform: Platform) -> Manifest:
         "initContainers": [_build_puller(served, platform)],
         "containers": [_build_triton(served, platform), _build_agent(platform)],
         "volumes": [
-            {"name": "document", "configMap": {"name": served.name}},
+            {"name": "document", "downwardAPI": {"items": [{"path": DOCUMENT, "fieldRef": _annotation_reference()}]}},
             {"name": "models", "emptyDir": {}},
             {"name": "tmp", "emptyDir": {}},
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY}},
@@ -355,6 +349,10 @@ def _triton_resources(asked: ComputeResources) -> Manifest:
 
 def _resources(cpu: str, memory: str, memory_limit: str) -> Manifest:
     return {"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": memory_limit}}
+
+
+def _annotation_reference() -> Manifest:
+    return {"apiVersion": "v1", "fieldPath": f"metadata.annotations['{DOCUMENT_ANNOTATION}']"}
 
 
 def _document_variable() -> Manifest:
