@@ -14,7 +14,11 @@ from tests.benchmarks import peers
 from tests.benchmarks.bench import Bench, Watcher
 from tests.benchmarks.peers import ARGO, ARGO_LIFTED, FLAGGER_CONTROLLER, Usage
 from tests.benchmarks.report import Table
+from tests.e2e.artifacts import SIGNATURE
 from tests.e2e.objects import deployment
+from tidegate.api.deployment import Serving
+from tidegate.api.model_version import ArtifactReference, Signature
+from tidegate.domain.manifests.serving import DOCUMENT_ANNOTATION, Platform, Served, build_serving
 
 NAME = "releases"
 COUNT = 200
@@ -29,15 +33,16 @@ ON_FAKE_NODES = {
 }
 ABOUT = f"""\
 {COUNT} objects are created at once and, when all are healthy, all released at once: 30 %, hold 5 s, 60 %, hold 5 s,
-all; 10 s is the least that a release can take. Pods run on fake nodes of kwok, one for each version. The *floor* is the
-same number of apps/v1 Deployments, created and given another image: what the workload controllers alone need. They are
-limited by kube-controller-manager's client (20 requests a second by default; *lifted*: `--kube-api-qps 500
---kube-api-burst 1000` and 20 concurrent syncs). Argo Rollouts {{argo}} runs without a traffic router, which spares it
-writes that Tidegate makes (Route, Service, Envoy); with its default limits, and with `--qps 500 --burst 1000`. Flagger
-{{flagger}} moves the weights of an HTTPRoute; its least interval is 10 s, so that 20 s is the least that its release
-can take, and it makes two Deployments of each. *Requests* are counted by the API server for each release; processor
-time and resident memory are from the controllers' own metrics. Tidegate's are those of operator and router's control
-plane together. The peers run as processes outside a pod."""
+all; 10 s is the least that a release can take. Pods run on fake nodes of kwok, one for each version, and everybody's
+are those that Tidegate makes for a version (puller, Triton, agent): what the API server has to do for a pod grows with
+it. The *floor* is the same number of apps/v1 Deployments, created and given another annotation of their pods: what the
+workload controllers alone need. They are limited by kube-controller-manager's client (20 requests a second by default;
+*lifted*: `--kube-api-qps 500 --kube-api-burst 1000` and 20 concurrent syncs). Argo Rollouts {{argo}} runs without a
+traffic router, which spares it writes that Tidegate makes (Route, Service, Envoy); with its default limits, and with
+`--qps 500 --burst 1000`. Flagger {{flagger}} moves the weights of an HTTPRoute; its least interval is 10 s, so that 20
+s is the least that its release can take, and it makes two Deployments of each. *Requests* are counted by the API server
+for each release; processor time and resident memory are from the controllers' own metrics. Tidegate's are those of
+operator and router's control plane together. The peers run as processes outside a pod."""
 COLUMNS = (
     "kube-controller-manager", "who", "create → all healthy", "release → all healthy",
     "requests each", "CPU each", "memory",
@@ -147,11 +152,24 @@ def _watch(bench: Bench, who: Contender, namespace: str) -> Iterator[Watcher]:
 # ---- what each of them is asked for ----------------------------------------------------------------------------------
 
 
-def _pod(image: str = "tidegate.local/bench:1") -> Object:
-    return {"containers": [{"name": "serving", "image": image}], **ON_FAKE_NODES}
+def _make_template(name: str) -> Object:
+    """Make the pods of a version as Tidegate does, without the marks by which it knows its own."""
+    served = Served(
+        namespace="bench",
+        deployment="m",
+        deployment_uid="0",
+        model_version="m-1.0.0",
+        artifact=ArtifactReference(uri="https://models.example/m.onnx", sha256="0" * 64),
+        signature=Signature.model_validate(SIGNATURE),
+        serving=Serving.model_validate({"scheduling": ON_FAKE_NODES}),
+    )
+    built = build_serving(served, Platform("tidegate.local/agent:1", "tidegate.local/triton:1"), 1)
+    made: Object = built.workload["spec"]["template"]
+    document = made["metadata"]["annotations"][DOCUMENT_ANNOTATION]
+    return made | {"metadata": {"labels": {"app": name}, "annotations": {DOCUMENT_ANNOTATION: document}}}
 
 
-NEXT_IMAGE: Object = {"spec": {"template": {"spec": _pod("tidegate.local/bench:2")}}}
+NEXT_PODS: Object = {"spec": {"template": {"metadata": {"annotations": {"release": "2"}}}}}
 
 
 def _workload(api_version: str, kind: str, namespace: str, name: str, **spec: Any) -> Object:
@@ -163,7 +181,7 @@ def _workload(api_version: str, kind: str, namespace: str, name: str, **spec: An
         "spec": {
             "replicas": 1,
             "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": _pod()},
+            "template": _make_template(name),
             **spec,
         },
     }
@@ -231,15 +249,15 @@ def _is_stable(version: str) -> Callable[[Object], bool]:
 
 
 FLOOR = Contender(
-    "Deployment", "apps/v1", "deployments", _make_plain, ("Deployment", "apps/v1", NEXT_IMAGE),
+    "Deployment", "apps/v1", "deployments", _make_plain, ("Deployment", "apps/v1", NEXT_PODS),
     _is_available, _is_updated,
 )  # fmt: skip
 ROLLOUT = Contender(
-    "Rollout", "argoproj.io/v1alpha1", "rollouts", _make_rollout, ("Rollout", "argoproj.io/v1alpha1", NEXT_IMAGE),
+    "Rollout", "argoproj.io/v1alpha1", "rollouts", _make_rollout, ("Rollout", "argoproj.io/v1alpha1", NEXT_PODS),
     _is_healthy, _is_rolled_out,
 )  # fmt: skip
 CANARY = Contender(
-    "Canary", "flagger.app/v1beta1", "canaries", _make_canary, ("Deployment", "apps/v1", NEXT_IMAGE),
+    "Canary", "flagger.app/v1beta1", "canaries", _make_canary, ("Deployment", "apps/v1", NEXT_PODS),
     _is_in_phase("Initialized"), _is_in_phase("Succeeded"),
 )  # fmt: skip
 DEPLOYMENT = Contender(
