@@ -78,8 +78,8 @@ def _key(kind: Kind, manifest: Manifest) -> Key:
 
 def _owners(key: Key, before: Manifest | None, after: Manifest | None) -> set[Key]:
     owners = _owner(key, before) | _owner(key, after)
-    if before and after and any(each.kind == DEPLOYMENT for each in owners):
-        return owners if read_child(key.kind, before) != read_child(key.kind, after) else set()
+    if any(each.kind == DEPLOYMENT for each in owners) and read_child(key.kind, before) == read_child(key.kind, after):
+        return set()
     return owners
 
 

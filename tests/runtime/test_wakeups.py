@@ -136,7 +136,7 @@ def test_a_deployment_wakes_the_versions_that_it_serves_and_served_but_only_when
 
 
 def test_a_child_wakes_its_deployment_only_with_news() -> None:
-    """Of seven changes of a pod and its workload on the way to readiness, the operator has to act on two."""
+    """Of nine changes of a pod and its workload on the way to readiness, the operator has to act on three."""
     world = World()
     owner = names.owner_annotation(names.Owner("Deployment", "d", "uid"))
     mine = {key(DEPLOYMENT, "d")}
@@ -158,12 +158,15 @@ def test_a_child_wakes_its_deployment_only_with_news() -> None:
     assert put(WORKLOAD, started | {"readyReplicas": 1, "conditions": [refused]}) == mine
     assert put(WORKLOAD, started, generation=2) == mine
     assert put(WORKLOAD, started, generation=2, deletionTimestamp="2026-01-01T00:00:00Z") == mine
-    assert put(POD, {"phase": "Pending"}) == mine
+    assert put(POD, {"phase": "Pending"}) == set()
     assert put(POD, {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "True"}]}) == set()
     assert put(POD, {"phase": "Running", "containerStatuses": [{"name": "triton", "ready": True}]}) == set()
     unschedulable = {"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}
     assert put(POD, {"phase": "Pending", "conditions": [unschedulable]}) == mine
     assert world.remove(POD, "child") == mine
+    assert put(POD, {"phase": "Running"}) == set()
+    assert world.remove(POD, "child") == set()
+    assert world.remove(WORKLOAD, "child") == mine
 
 
 COUNTS = st.integers(0, 2)

@@ -13,7 +13,14 @@ from tidegate.domain.experiment import find_experiment
 from tidegate.domain.manifests import names
 from tidegate.domain.manifests.comparator import build_comparator
 from tidegate.domain.manifests.route import build_route
-from tidegate.domain.manifests.serving import SERVING_LABEL, Platform, build_endpoint, build_scale, build_serving
+from tidegate.domain.manifests.serving import (
+    SERVING_LABEL,
+    Platform,
+    build_endpoint,
+    build_scale,
+    build_service,
+    build_serving,
+)
 from tidegate.domain.reasons import Action, Reason
 from tidegate.domain.release import (
     ApplyComparator,
@@ -293,12 +300,10 @@ class DeploymentReconciler:
 
     async def _mend(self, scene: Scene, leaving: set[VersionID]) -> None:
         """Make again what somebody deleted or changed beside the workloads; nothing is sent while all is well."""
-        for version, workload in scene.observed.workloads.items():
+        for version in scene.observed.workloads:
             served = scene.served(version)
-            if served is None or version in leaving:
-                continue
-            built = build_serving(served, self._platform, workload.replicas)
-            await self._objects.apply(built.service)
+            if served is not None and version not in leaving:
+                await self._objects.apply(build_service(served))
 
     async def _apply_endpoint(self, scene: Scene) -> None:
         metadata = scene.deployment.metadata

@@ -129,14 +129,15 @@ def former_versions(status: DeploymentStatus, command: CommandRequest | None) ->
     return found
 
 
-def read_child(kind: Kind, child: Mapping[str, Any]) -> object:
+def read_child(kind: Kind, child: Mapping[str, Any] | None) -> object:
     """Return all that is read here of a child of a Deployment; while it is the same, nothing has to be planned anew.
 
-    Pods and workloads change some seven times on their way to readiness, and two of these changes matter.
+    Pods and workloads change some nine times on their way to readiness and away, and three of these changes matter.
     """
     if kind == POD:
-        return _read_marks(child), find_pod_problem([child]), find_final_failure([child])
-    if kind == WORKLOAD:
+        pods = [child] if child else []
+        return find_pod_problem(pods), find_final_failure(pods)
+    if kind == WORKLOAD and child:
         status = child.get("status") or {}
         counts = [status.get(name, 0) for name in ("replicas", "updatedReplicas", "readyReplicas")]
         return _read_marks(child), _is_seen(child), counts, find_workload_problem(child)

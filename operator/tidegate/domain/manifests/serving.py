@@ -34,6 +34,7 @@ __all__ = [
     "build_document",
     "build_endpoint",
     "build_scale",
+    "build_service",
     "build_serving",
     "content_hash",
     "template_hash",
@@ -109,7 +110,7 @@ class ServingObjects:
 
 def build_serving(served: Served, platform: Platform, replicas: int) -> ServingObjects:
     """Build the objects that serve one version with so many pods."""
-    return ServingObjects(_build_service(served), _build_workload(served, platform, replicas))
+    return ServingObjects(build_service(served), _build_workload(served, platform, replicas))
 
 
 @lru_cache(maxsize=4096)
@@ -187,7 +188,8 @@ def _annotations(served: Served) -> dict[str, str]:
     }
 
 
-def _build_service(served: Served) -> Manifest:
+def build_service(served: Served) -> Manifest:
+    """Build the Service whose endpoints are the ready pods of one version."""
     ports = (("http", HTTP), ("grpc", GRPC), ("metrics", METRICS))
     return {
         "apiVersion": "v1",
