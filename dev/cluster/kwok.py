@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dev.cluster.errors import ClusterError
-from dev.cluster.golang import KWOK, ensure_program
+from dev.cluster.golang import KWOK, ensure_program, source_folder
 from dev.cluster.node import Node
 from dev.cluster.processes import Daemon
 from dev.cluster.progress import step
@@ -16,6 +17,8 @@ NAME = "kwok"
 ANNOTATION = "kwok.x-k8s.io/node"
 LABEL = "type=kwok"
 POD_ADDRESSES = "10.214.0.1/16"
+STAGES = ("pod-ready", "pod-delete")
+"""Of kwok's own stages those that pods go through; the third one would complete the pods of Jobs at once."""
 
 
 class FakeNodes:
@@ -30,7 +33,7 @@ class FakeNodes:
         if not self._node.is_complete():
             raise ClusterError("the cluster is not up: run `python -m dev.cluster up` first")
         program = ensure_program(self._node.folders, KWOK, "kwok")
-        command = (str(program), *kwok_arguments(str(self._node.folders.kubeconfig)))
+        command = (str(program), *kwok_arguments(str(self._node.folders.kubeconfig), str(self._write_stages())))
         with step(f"kwok and {count} fake nodes"):
             self._node.supervisor.ensure(Daemon(NAME, command))
             documents = yaml.safe_dump_all([build_fake_node(index, gpus) for index in range(count)])
@@ -48,14 +51,22 @@ class FakeNodes:
             self._node.kubectl("delete", "nodes", "-l", LABEL)
             self._node.supervisor.stop(NAME)
 
+    def _write_stages(self) -> Path:
+        """Keep pods Running until they are deleted."""
+        source = source_folder(KWOK, "sigs.k8s.io/kwok") / "kustomize/stage/pod/fast"
+        path = self._node.folders.config / "kwok-stages.yaml"
+        path.write_text("---\n".join((source / f"{stage}.yaml").read_text() for stage in STAGES))
+        return path
+
     def _names(self) -> list[str]:
         listed = self._node.kubectl("get", "nodes", "-l", LABEL, "-o", "name")
         return [line.removeprefix("node/") for line in listed.split()]
 
 
-def kwok_arguments(kubeconfig: str) -> list[str]:
-    """Let kwok play exactly the nodes that carry its annotation."""
+def kwok_arguments(kubeconfig: str, stages: str) -> list[str]:
+    """Let kwok play exactly the nodes that carry its annotation, by these stages."""
     return [
+        f"--config={stages}",
         f"--kubeconfig={kubeconfig}",
         f"--manage-nodes-with-annotation-selector={ANNOTATION}=fake",
         "--node-lease-duration-seconds=40",

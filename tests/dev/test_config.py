@@ -114,7 +114,7 @@ def test_fake_nodes_have_gpus_and_a_taint_that_keeps_other_pods_away():
     assert node["status"]["allocatable"]["nvidia.com/gpu"] == "8"
     assert node["spec"]["taints"][0]["effect"] == "NoSchedule"
     assert "nvidia.com/gpu" not in build_fake_node(0, gpus=0)["status"]["allocatable"]
-    assert "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake" in kwok_arguments("/k")
+    assert "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake" in kwok_arguments("/k", "/stages")
 
 
 def test_node_and_groups_of_certificates_are_those_that_kubernetes_grants_rights_to():
