@@ -121,11 +121,7 @@ BAD = [
         {"datasets": [{"name": "positions", "uri": "builtin://connect4-solved", "sha256": "0" * 64}]},
         "sha256",
     ),
-    (
-        "dataset",
-        {"datasets": [{"name": "positions", "uri": "https://tidegate-mlflow.tidegate-system:5000/no.npz"}]},
-        "",
-    ),
+    ("dataset", {"datasets": [{"name": "positions", "uri": "mlflow-artifacts:/no/positions.npz"}]}, "no/positions.npz"),
 ]
 
 
