@@ -138,6 +138,7 @@ def test_a_full_disk_at_the_end_may_be_tried_again(run, document, monkeypatch, t
     assert run(document)[0] == 0
 
 
+@pytest.mark.slow
 def test_storage_that_is_away_at_the_end_may_be_tried_again(run, document):
     document["artifact"]["uri"] = "http://127.0.0.1:9/model"
     status, result = run(document)
