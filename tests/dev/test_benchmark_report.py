@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.benchmarks import trainer
 from tests.benchmarks.report import Table, quantile, replace_section
 
 
@@ -23,3 +24,13 @@ def test_a_section_is_replaced_and_the_others_stay() -> None:
 @pytest.mark.parametrize(("share", "expected"), [(0.5, 5), (0.9, 9), (0.99, 10), (0.01, 1), (1, 10)])
 def test_quantiles_are_measured_values(share: float, expected: float) -> None:
     assert quantile(range(10, 0, -1), share) == expected
+
+
+def test_the_trainer_s_table_says_what_it_ran_on() -> None:
+    on_processor = {"device": "cpu", "hardware": "x86_64", "threads": 2}
+    on_gpu = {"device": "cuda", "hardware": "NVIDIA L4", "threads": 8}
+    assert [trainer.name_device(each) for each in (on_processor, on_gpu)] == ["x86_64 × 2", "NVIDIA L4"]
+
+
+def test_the_trainer_s_page_is_measured_on_the_processor_wherever_it_is_measured() -> None:
+    assert {config["device"] for config in trainer.CONFIGS.values()} == {"cpu"}

@@ -20,6 +20,7 @@ TINY = {
     "maxExamples": 1_000,
     "maxEvaluationExamples": 200,
     "threads": 1,
+    "device": "cpu",
     "heldOutFraction": 0.2,
     "validationFraction": 0.1,
 }

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from tests.trainer.devices import needs_gpu, on_every_device
 from tidegate_trainer import artifacts, runner
 from tidegate_trainer.algorithms.supervised.algorithm import Supervised
 from tidegate_trainer.contract import TrainingResult
@@ -44,7 +45,9 @@ def test_the_demo_trains_what_the_example_shows():
 
 
 @pytest.mark.slow
-def test_a_job_ends_with_a_model_and_its_facts(run, document, tmp_path, server):
+@on_every_device
+def test_a_job_ends_with_a_model_and_its_facts(run, document, tmp_path, server, device):
+    document["trainer"]["config"]["device"] = device
     document["progress"] = {"url": f"{server.url}/progress", "intervalSeconds": 0.05}
     status, result = run(document)
     assert (status, result["outcome"], result["code"]) == (0, "Succeeded", "0.1.0")
@@ -52,6 +55,7 @@ def test_a_job_ends_with_a_model_and_its_facts(run, document, tmp_path, server):
     assert result["manifestURI"] == f"{(tmp_path / 'model').as_uri()}/manifest.json"
     assert {"moveAccuracy", "randomMoveAccuracy", "valueAccuracy", "policyLoss"} <= result["metrics"].keys()
     assert result["parityMaxAbsDifference"] < 1e-4
+    assert json.loads((tmp_path / "model" / "manifest.json").read_text())["training"]["device"] == device
     golden = np.load(tmp_path / "model" / "golden.npz")
     assert golden["in_board"].shape == (200, 3, 6, 7)
     percents = [post[2]["percent"] for post in server.posts]
@@ -100,7 +104,17 @@ def fail_with(error):
     [
         (MemoryError(), "OutOfMemory", 3, "spec.resources.memory"),
         (np.exceptions.AxisError("x"), "InternalError", 1, "see the pod's log"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), "OutOfMemory", 3, "batchSize"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), "OutOfMemory", 3, "larger GPU"),
+        (torch.AcceleratorError("CUDA error: out of memory"), "OutOfMemory", 3, "GPU memory"),
+        (torch.AcceleratorError("CUDA error: an illegal memory access"), "InternalError", 1, "illegal"),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            "OutOfMemory",
+            3,
+            "GPU memory",
+        ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "OutOfMemory", 3, "GPU memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "InternalError", 1, "CUDNN_STATUS"),
         (
             RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
             "OutOfMemory",
@@ -117,6 +131,20 @@ def test_every_failure_has_its_reason_and_remedy(run, document, monkeypatch, err
     assert (code, result["outcome"], result["reason"]) == (status, "Failed", reason)
     assert result["retryable"] == (status == 1)
     assert said in result["message"]
+
+
+@pytest.mark.slow
+@needs_gpu
+def test_a_gpu_with_too_little_memory_is_named(run, document):
+    document["trainer"]["config"]["device"] = "cuda"
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1e-6)
+    try:
+        status, result = run(document)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert (status, result["reason"]) == (3, "OutOfMemory")
+    assert "GPU memory" in result["message"]
 
 
 @pytest.mark.slow

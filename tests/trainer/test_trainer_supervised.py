@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.trainer.devices import needs_gpu, on_every_device
 from tidegate_trainer import connect4
 from tidegate_trainer.algorithms import check_config
 from tidegate_trainer.algorithms.supervised import loop as loop_module
@@ -70,7 +71,9 @@ def assert_same(one, other):
         assert np.array_equal(array, other[name]), name
 
 
-def test_the_same_seed_gives_the_same_network(train, document):
+@on_every_device
+def test_the_same_seed_gives_the_same_network(train, document, device):
+    document["trainer"]["config"]["device"] = device
     document["checkpoint"]["uri"] = None
     one, other = train(pod="one"), train(pod="other")
     assert_same(weights(one), weights(other))
@@ -79,11 +82,14 @@ def test_the_same_seed_gives_the_same_network(train, document):
     assert not np.array_equal(weights(train(pod="third"))["policy.weight"], weights(one)["policy.weight"])
 
 
-@pytest.mark.parametrize("looks", [1, 3, 15, 16, 25, 44])
-def test_a_stopped_training_ends_as_an_undisturbed_one(train, document, looks):
+@on_every_device
+@pytest.mark.parametrize(("stride", "looks"), [*((1, looks) for looks in (1, 3, 15, 16, 25, 44)), (10, 1), (10, 4)])
+def test_a_stopped_training_ends_as_an_undisturbed_one(train, document, monkeypatch, device, stride, looks):
+    document["trainer"]["config"]["device"] = device
     remote = document["checkpoint"]["uri"]
     document["checkpoint"]["uri"] = None
     undisturbed = train(pod="undisturbed")
+    monkeypatch.setattr(loop_module, "_stride", lambda device: stride)
     document["checkpoint"]["uri"] = remote
     with pytest.raises(TrainingError) as caught:
         train(StopAt(looks), pod="first")
@@ -104,6 +110,19 @@ def test_a_torn_checkpoint_costs_time_and_nothing_else(train, document, tmp_path
     newest = max((tmp_path / "again").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
     newest.write_bytes(newest.read_bytes()[:1000])
     assert_same(undisturbed, weights(train(pod="second")))
+
+
+@needs_gpu
+def test_a_training_begun_on_a_gpu_goes_on_without_one(train, monkeypatch):
+    with pytest.raises(TrainingError, match="checkpoint kept at step 10"):
+        train(StopAt(1), pod="first", device="auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    steps = []
+    monkeypatch.setattr(
+        loop_module, "learning_rate", lambda config, step, _: steps.append(step) or config.learning_rate
+    )
+    trained = train(pod="second", device="auto")
+    assert (trained.notes["device"], steps) == ("cpu", list(range(10, 45)))
 
 
 def test_a_finished_training_is_not_trained_again(train, monkeypatch):
@@ -170,10 +189,22 @@ def test_a_loss_that_is_no_number_ends_with_the_remedy(train, monkeypatch, broke
     assert "lower trainer.config.learningRate (1)" in error.message
 
 
-def test_cuda_that_is_not_there_is_named(train, monkeypatch):
+@pytest.mark.parametrize(("gpus", "said"), [(0, "set spec.resources.gpus"), (2, "given 2 GPU(s)")])
+def test_cuda_that_is_not_there_is_named(train, document, monkeypatch, gpus, said):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(TrainingError, match=r"trainer\.config\.device: cuda"):
+    document["resources"]["gpus"] = gpus
+    with pytest.raises(TrainingError, match=r"trainer\.config\.device: cuda") as caught:
         train(device="cuda")
+    assert caught.value.reason is Reason.INVALID_CONFIG
+    assert said in caught.value.message
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_a_gpu_that_was_given_and_is_not_seen_is_told(train, document, monkeypatch, caplog, gpus):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    document["resources"]["gpus"] = gpus
+    assert train(device="auto", epochs=1).notes["device"] == "cpu"
+    assert ("training on the CPU" in caplog.text) == (gpus == 1)
 
 
 def test_too_few_positions_say_how_many_are_missing(train):

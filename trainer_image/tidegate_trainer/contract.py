@@ -107,7 +107,7 @@ class Progress(Document):
 
 
 class Resources(Document):
-    """What the pod was given; decides the number of threads and the device."""
+    """What the pod was given; the CPU cores decide the number of threads."""
 
     cpu: float = Field(1, gt=0, description="CPU cores.")
     gpus: int = Field(0, ge=0)

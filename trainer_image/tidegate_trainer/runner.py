@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,14 +104,21 @@ def _named_failures() -> Iterator[None]:
 def _out_of_memory(error: Exception) -> TrainingError | None:
     """Recognise exhausted memory without importing torch: its CUDA error by name, its host error by text."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    if kinds & {"OutOfMemoryError", "AcceleratorError"} and "out of memory" in str(error):
-        kind, field = "GPU memory", "spec.resources.gpus' memory"
+    if _is_out_of_gpu_memory(kinds, str(error)):
+        kind, remedy = "GPU memory", "ask for a larger GPU in spec.scheduling.nodeSelector"
     elif "MemoryError" in kinds or "can't allocate memory" in str(error):
-        kind, field = "host memory", "spec.resources.memory"
+        kind, remedy = "host memory", "raise spec.resources.memory"
     else:
         return None
-    message = f"not enough {kind}; lower trainer.config.batchSize, channels or maxExamples, or raise {field}"
+    message = f"not enough {kind}; lower trainer.config.batchSize, channels or maxExamples, or {remedy}"
     return TrainingError(Reason.OUT_OF_MEMORY, message)
+
+
+def _is_out_of_gpu_memory(kinds: set[str], text: str) -> bool:
+    # CUDA's libraries allocate beside torch; their failure is a plain RuntimeError that names a status.
+    from_library = re.search(r"\bCU(BLAS|DNN)_STATUS_ALLOC_FAILED\b", text)
+    from_torch = kinds & {"OutOfMemoryError", "AcceleratorError"} and "out of memory" in text
+    return bool(from_torch or from_library)
 
 
 def _internal(error: Exception) -> TrainingError:

@@ -17,6 +17,7 @@ from tidegate_trainer.algorithms.supervised.examples import to_examples
 from tidegate_trainer.algorithms.supervised.loop import Loop, TrainingState
 from tidegate_trainer.algorithms.supervised.network import INPUT, OUTPUTS, PolicyValueNetwork, build_network
 from tidegate_trainer.connect4 import Labelled
+from tidegate_trainer.contract import Resources
 from tidegate_trainer.datasets import Sizes, Splits, load_splits
 from tidegate_trainer.errors import Reason, TrainingError
 from tidegate_trainer.progress import Phase
@@ -37,7 +38,7 @@ class Supervised:
     def train(self, context: Context) -> Trained:
         """Load, train, evaluate."""
         config: SupervisedConfig = context.config
-        device = _prepare_torch(config, context.job.resources.cpu)
+        device = _prepare_torch(config, context.job.resources)
         splits = _load(context, config)
         context.stop.leave_if_requested()
         network = _build(context, config).to(device)
@@ -50,20 +51,37 @@ class Supervised:
         return _describe(network, splits, state, measured, device)
 
 
-def _prepare_torch(config: SupervisedConfig, cores: float) -> torch.device:
+def _prepare_torch(config: SupervisedConfig, resources: Resources) -> torch.device:
     """Choose device and threads, and ask for the same result from the same seed."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(config.threads or max(1, min(int(cores), available)))
-    if config.device == "cuda" and not torch.cuda.is_available():
-        message = "trainer.config.device: cuda is asked for and there is none; use auto, or set spec.resources.gpus"
-        raise TrainingError(Reason.INVALID_CONFIG, message)
-    cuda = config.device != "cpu" and torch.cuda.is_available()
+    torch.set_num_threads(config.threads or max(1, min(int(resources.cpu), available)))
+    device = _choose_device(config, resources.gpus)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     torch.use_deterministic_algorithms(True, warn_only=True)
-    if cuda:
+    if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
-    return torch.device("cuda" if cuda else "cpu")
+    return device
+
+
+def _choose_device(config: SupervisedConfig, gpus: int) -> torch.device:
+    """Return the device, and tell when a GPU that the pod was given cannot be used.
+
+    Raises:
+        TrainingError: InvalidConfig, when CUDA is asked for and there is none.
+    """
+    if config.device == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    driver = f"the node's driver may be too old: the pod was given {gpus} GPU(s), torch {torch.__version__} sees none"
+    if config.device == "cuda":
+        remedy = f"look at the node ({driver})" if gpus else "set spec.resources.gpus"
+        message = f"trainer.config.device: cuda is asked for and there is none; use auto, or {remedy}"
+        raise TrainingError(Reason.INVALID_CONFIG, message)
+    if gpus:
+        log.warning("training on the CPU: %s", driver)
+    return torch.device("cpu")
 
 
 def _load(context: Context, config: SupervisedConfig) -> Splits:

@@ -54,6 +54,10 @@ def learning_rate(config: SupervisedConfig, step: int, steps: int) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
+def _stride(device: torch.device) -> int:
+    return _CUDA_STRIDE if device.type == "cuda" else 1
+
+
 class Loop:
     """Trains one network on one set of examples."""
 
@@ -70,7 +74,7 @@ class Loop:
         self._optimizer = torch.optim.AdamW(
             network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        self._stride = _CUDA_STRIDE if device.type == "cuda" else 1
+        self._stride = _stride(device)
         self.state = TrainingState()
         self._saved_at = time.monotonic()
         if context.resumed:
