@@ -12,6 +12,7 @@ import kopf
 
 from tidegate.adapters.cache import ObjectCache
 from tidegate.adapters.credentials import Credentials
+from tidegate.adapters.listing import PAGE
 from tidegate.domain.manifests.names import MANAGED_BY
 from tidegate.ports import WATCHED_KINDS, Kind, Manifest, is_child
 
@@ -86,6 +87,7 @@ def build_settings() -> kopf.OperatorSettings:
     settings.posting.enabled = False
     settings.scanning.disabled = True
     settings.watching.server_timeout = 300
+    settings.watching.chunk_size = PAGE  # thousands of objects at once, as they come, take twice what is kept of them
     settings.watching.connect_timeout = 10
     settings.networking.connect_timeout = 10
     settings.networking.request_timeout = 60

@@ -10,7 +10,7 @@ from tidegate.adapters import listing as module
 from tidegate.adapters.cache import ObjectCache
 from tidegate.adapters.listing import Listing
 from tidegate.errors import Unavailable
-from tidegate.handlers import CHILD_SELECTOR
+from tidegate.handlers import CHILD_SELECTOR, build_settings
 from tidegate.ports import DEPLOYMENT, WORKLOAD, Key
 
 
@@ -65,6 +65,20 @@ async def test_pages_are_put_together() -> None:
     cache = ObjectCache()
     await Listing(Paged(), cache, (), CHILD_SELECTOR).refresh()  # type: ignore[arg-type]
     assert len(list(cache.all(DEPLOYMENT))) == 4
+
+
+async def test_what_nobody_reads_is_dropped_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start with thousands of objects must not need more memory than what is kept of them."""
+    api, cache, taken = FakeApi(), ObjectCache(), []
+    path = "/apis/tidegate.dev/v1alpha1/namespaces/a/deployments/d"
+    api._store(path, {"metadata": {"name": "d", "namespace": "a", "managedFields": [{"manager": "kubectl"}]}})
+    monkeypatch.setattr(cache, "replace", lambda kind, namespace, manifests, version: taken.extend(manifests) or 0)
+    await Listing(api, cache, (), CHILD_SELECTOR).refresh()  # type: ignore[arg-type]
+    assert ["managedFields" in each["metadata"] for each in taken] == [False]
+
+
+def test_kopf_lists_in_pages_too() -> None:
+    assert build_settings().watching.chunk_size == module.PAGE
 
 
 async def test_resync_goes_on_after_failures(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from tidegate.domain.manifests.training_job import MAKER_LABEL
 from tidegate.ports import POD, WATCHED_KINDS, Key, Kind, Manifest, kind_of
 from tidegate.references import REFERENCE_LABELS, reference_labels
 
-__all__ = ["Change", "ObjectCache", "key_of"]
+__all__ = ["Change", "ObjectCache", "key_of", "trim"]
 
 OWNER_LABELS = (DEPLOYMENT_LABEL, MODEL_VERSION_LABEL, TRAINING_JOB_LABEL, MAKER_LABEL)
 INDEXED_LABELS = (*REFERENCE_LABELS.values(), *OWNER_LABELS)
@@ -90,7 +90,7 @@ class ObjectCache:
         before = self.get(key)
         if metadata["uid"] in self._deleted or (before is not None and not _is_newer(manifest, before)):
             return False
-        self._store(key, before, _trim(key.kind, manifest))
+        self._store(key, before, trim(key.kind, manifest))
         return True
 
     def remove(self, manifest: Manifest, *, own: bool = False) -> bool:
@@ -166,8 +166,8 @@ def _is_newer(manifest: Manifest, stored: Manifest) -> bool:
     return _version(manifest) > _version(stored)
 
 
-def _trim(kind: Kind, manifest: Manifest) -> Manifest:
-    """Drop what nobody reads: field ownership everywhere, and most of a pod."""
+def trim(kind: Kind, manifest: Manifest) -> Manifest:
+    """Return an object without what nobody reads: field ownership everywhere, and most of a pod."""
     if kind == POD:
         return _trim_pod(manifest)
     metadata = {field: value for field, value in manifest["metadata"].items() if field != "managedFields"}

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from tidegate.adapters.cache import ObjectCache
+from tidegate.adapters.cache import ObjectCache, trim
 from tidegate.adapters.connection import ApiConnection, path_of
 from tidegate.errors import TidegateError, Unavailable
 from tidegate.ports import WATCHED_KINDS, Kind, Manifest, is_child
@@ -59,7 +59,8 @@ class Listing:
             page = await self._api.get(path_of(kind, namespace), params)
             if page is None:
                 raise Unavailable("MissingCRDs", f"the API server does not know {kind.plural} of {kind.api_version}")
-            manifests += [{"apiVersion": kind.api_version, "kind": kind.name} | each for each in page["items"]]
+            named = ({"apiVersion": kind.api_version, "kind": kind.name} | each for each in page["items"])
+            manifests += [trim(kind, each) for each in named]
             if not page["metadata"].get("continue"):
                 return manifests, page["metadata"]["resourceVersion"]
             params = params | {"continue": page["metadata"]["continue"]}
