@@ -31,6 +31,7 @@ from tidegate.domain.manifests.serving import Platform
 from tidegate.domain.manifests.training_job import TrainingConfig
 from tidegate.domain.manifests.validation_job import ValidationConfig
 from tidegate.errors import TidegateError, Unavailable
+from tidegate.garbage import collect_seldom
 from tidegate.handlers import CHILD_SELECTOR, watch
 from tidegate.ports import ABTEST, DEPLOYMENT, MODEL_VERSION, OWN_KINDS, TRAINING_JOB, Key, Kind, Reconciler, Requeue
 from tidegate.reconcilers.ab_test import ABTestReconciler
@@ -249,6 +250,7 @@ async def _run(settings: Settings) -> None:
 
 def main() -> int:
     """Run one replica and return the exit code."""
+    collect_seldom()
     configure_logging("INFO")
     try:
         settings = load_settings()

@@ -7,6 +7,7 @@ import sys
 
 from pydantic import ValidationError
 
+from tidegate.garbage import collect_seldom
 from tidegate.router.app import Router, Sources
 from tidegate.router.kube import KubeStatusWriter, connect, endpoint_slices, routes
 from tidegate.router.logs import configure_logs
@@ -35,6 +36,7 @@ async def serve(settings: RouterSettings) -> None:
 
 def main() -> None:
     """Start the router; a bad setting ends it with exit code 2 and a line that names the variable."""
+    collect_seldom()
     try:
         settings = RouterSettings()
         configure_logs(settings.log_level)
