@@ -144,7 +144,8 @@ def test_the_operator_may_write_the_status_of_its_kinds(release, kind):
         (OPERATOR, "create", "tokenreviews.authentication.k8s.io", "default"),
         (OPERATOR, "update", "leases.coordination.k8s.io", NAMESPACE),
         (ROUTER, "watch", "routes.tidegate.dev", "default"),
-        (ROUTER, "watch", "endpointslices.discovery.k8s.io", "default"),
+        (ROUTER, "list", "pods", "default"),
+        (ROUTER, "watch", "pods", "default"),
         (ROUTER, "patch", "routes.tidegate.dev/status", "default"),
         (PROMETHEUS, "watch", "pods", "default"),
     ],
@@ -174,7 +175,8 @@ def test_what_else_a_part_may_do(release, account, verb, resource, namespace):
         (OPERATOR, "create", "serviceaccounts", "default"),
         (OPERATOR, "create", "serviceaccounts/token", "default"),
         (ROUTER, "patch", "routes.tidegate.dev", "default"),
-        (ROUTER, "list", "pods", "default"),
+        (ROUTER, "delete", "pods", "default"),
+        (ROUTER, "list", "services", "default"),
         (ROUTER, "get", "secrets", NAMESPACE),
         (PROMETHEUS, "list", "services", "default"),
         (PROMETHEUS, "get", "secrets", NAMESPACE),
@@ -205,7 +207,9 @@ def test_with_namespaces_the_rights_end_at_their_border(release):
     wait_until(lambda: not release.may(OPERATOR, "list", "pods", "default"))
     assert release.may(OPERATOR, "list", "pods", "games")
     assert release.may(OPERATOR, "create", "jobs.batch", "games")
-    assert release.may(ROUTER, "watch", "endpointslices.discovery.k8s.io", NAMESPACE)
+    assert release.may(ROUTER, "watch", "pods", "games")
+    assert release.may(ROUTER, "watch", "pods", NAMESPACE), "the proxies' pods"
+    assert not release.may(ROUTER, "watch", "pods", "default")
     assert not release.may(ROUTER, "watch", "routes.tidegate.dev", "default")
 
 

@@ -39,8 +39,8 @@ SPECS: dict[str, dict[str, Any]] = {
     "Route": {
         "deployment": "connect4",
         "backends": [
-            {"modelVersion": "connect4-1.1.0", "service": "connect4-a", "percent": 10, "role": "Canary"},
-            {"modelVersion": "connect4-1.0.0", "service": "connect4-b", "percent": 90, "role": "Stable"},
+            {"modelVersion": "connect4-1.1.0", "workload": "connect4-a", "percent": 10, "role": "Canary"},
+            {"modelVersion": "connect4-1.0.0", "workload": "connect4-b", "percent": 90, "role": "Stable"},
         ],
     },
 }
@@ -757,8 +757,8 @@ BAD: list[tuple[str, str, Any, str, str]] = [
     # Route
     ("Route", "spec.backends.0.percent", 20, "spec.backends", "have to sum to 100; change percent"),
     ("Route", "spec.backends.0.percent", -10, "spec.backends[0].percent", "greater than or equal to 0"),
-    ("Route", "spec.backends.0.service", "connect4-b", "spec.backends", "two backends name one Service"),
-    ("Route", "spec.backends.0.service", "Connect4", "spec.backends[0].service", "write the name of a Service"),
+    ("Route", "spec.backends.0.workload", "connect4-b", "spec.backends", "two backends name one workload"),
+    ("Route", "spec.backends.0.workload", "Connect4", "spec.backends[0].workload", "write the name of a workload"),
     ("Route", "spec.timeout", "0s", "spec.timeout", "write a duration from 1s to 1h"),
 ]
 

@@ -38,11 +38,13 @@ are those that Tidegate makes for a version (puller, Triton, agent): what the AP
 it. The *floor* is the same number of apps/v1 Deployments, created and given another annotation of their pods: what the
 workload controllers alone need. They are limited by kube-controller-manager's client (20 requests a second by default;
 *lifted*: `--kube-api-qps 500 --kube-api-burst 1000` and 20 concurrent syncs). Argo Rollouts {{argo}} runs without a
-traffic router, which spares it writes that Tidegate makes (Route, Service, Envoy); with its default limits, and with
+traffic router, which spares it writes that Tidegate makes (Route, Envoy); with its default limits, and with
 `--qps 500 --burst 1000`. Flagger {{flagger}} moves the weights of an HTTPRoute; its least interval is 10 s, so that 20
 s is the least that its release can take, and it makes two Deployments of each. *Requests* are counted by the API server
 for each release; processor time and resident memory are from the controllers' own metrics. Tidegate's are those of
-operator and router's control plane together. The peers run as processes outside a pod."""
+operator and router's control plane together: five requests for each of the three shares (the decision is written down,
+told as an event, put into the Route, confirmed there once every proxy has it, and the step begins), and four to begin
+and to end. The peers run as processes outside a pod. One run each: Tidegate's own runs differ by up to a third."""
 COLUMNS = (
     "kube-controller-manager", "who", "create → all healthy", "release → all healthy",
     "requests each", "CPU each", "memory",
@@ -164,7 +166,7 @@ def _make_template(name: str) -> Object:
         serving=Serving.model_validate({"scheduling": ON_FAKE_NODES}),
     )
     built = build_serving(served, Platform("tidegate.local/agent:1", "tidegate.local/triton:1"), 1)
-    made: Object = built.workload["spec"]["template"]
+    made: Object = built["spec"]["template"]
     document = made["metadata"]["annotations"][DOCUMENT_ANNOTATION]
     return made | {"metadata": {"labels": {"app": name}, "annotations": {DOCUMENT_ANNOTATION: document}}}
 

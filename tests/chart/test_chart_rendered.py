@@ -222,9 +222,19 @@ def test_the_router_understands_every_variable(documents, monkeypatch):
     assert {name.removeprefix("TIDEGATE_ROUTER_").lower() for name in variables} <= set(RouterSettings.model_fields)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert RouterSettings().proxy_service == "tidegate-envoy"
+    assert RouterSettings().proxy_namespace == "filled-in"
     ports = {port["name"]: port["containerPort"] for port in template["spec"]["containers"][0]["ports"]}
     assert ports == {"xds": RouterSettings().xds_port, "metrics": RouterSettings().http_port}
+
+
+@pytest.mark.parametrize("name", ["tidegate", "blue"])
+def test_the_router_finds_the_proxies_and_takes_nothing_else_for_one(render, name):
+    made = pods(render(name=name))
+    (router,) = [template for each, template in made.items() if each.endswith("-router")]
+    selector = environment(router)["TIDEGATE_ROUTER_PROXY_SELECTOR"]
+    wanted = dict(pair.split("=") for pair in selector.split(","))
+    found = [each for each, template in made.items() if wanted.items() <= template["metadata"]["labels"].items()]
+    assert [each.rpartition("-")[2] for each in found] == ["envoy"]
 
 
 def test_envoy_finds_the_router(documents):
@@ -375,7 +385,7 @@ def test_monitors_name_ports_that_exist(render):
 def test_comparators_are_scraped_where_the_operator_makes_them(render, values, where):
     """Their labels and port are those of the operator's own manifest."""
     shadowing = Shadowing("games", "m", "uid", VersionID("m-2", "b" * 64), VersionID("m-1", "a" * 64), Shadow())
-    pod = build_comparator(shadowing, Platform("agent:1", "triton:1"))[1]["spec"]["template"]
+    pod = build_comparator(shadowing, Platform("agent:1", "triton:1")).workload["spec"]["template"]
     monitors = of_kind(render(values, kinds=MONITORING), "PodMonitor")
     (monitor,) = [each for each in monitors if each["metadata"]["name"].endswith("-comparators")]
     assert monitor["spec"]["namespaceSelector"] == where

@@ -57,9 +57,9 @@ class Proxy:
     name: str
     generation: int = 0
     shares: dict[str, float] = field(default_factory=dict)
-    """By Service."""
-    copies_to: str | None = None
-    """Service of the comparator that gets copies of requests."""
+    """By workload."""
+    mirror: Mapping[str, Any] = field(default_factory=dict)
+    """Who gets copies of requests: the workload of a comparator, and the version that it asks."""
     frozen_until: datetime | None = None
 
 
@@ -184,7 +184,7 @@ class Cluster(World):
             if proxy.frozen_until is None or self.clock.now() >= proxy.frozen_until:
                 proxy.frozen_until, proxy.generation = None, generation
                 proxy.shares = _shares(route)
-                proxy.copies_to = route["spec"].get("mirror", {}).get("service")
+                proxy.mirror = route["spec"].get("mirror", {})
         missing = [each.name for each in self.proxies if each.generation != generation]
         if not missing:
             self.confirmed = generation, {each["modelVersion"]: each["percent"] for each in route["spec"]["backends"]}
@@ -224,7 +224,7 @@ class Cluster(World):
         """Names of what is there to compare answers, and of what proxies send copies to."""
         made = [each for kind in (WORKLOAD, SERVICE) for each in self.api.of_kind(kind)]
         found = {each["metadata"]["name"] for each in made if component_of(each) == "comparator"}
-        return sorted(found | {each.copies_to for each in self.proxies if each.copies_to})
+        return sorted(found | {each.mirror["workload"] for each in self.proxies if each.mirror})
 
     @property
     def narration(self) -> list[str]:
@@ -234,9 +234,9 @@ class Cluster(World):
             for each in self.told
         ]
 
-    def ready(self, service: str) -> int:
+    def ready(self, workload: str) -> int:
         """Return how many pods the operator that writes knows to be ready."""
-        live = self.operator.get(Key(WORKLOAD, "default", service))
+        live = self.operator.get(Key(WORKLOAD, "default", workload))
         return int(((live or {}).get("status") or {}).get("readyReplicas", 0))
 
     # Invariants
@@ -258,9 +258,9 @@ class Cluster(World):
     def _check_shares(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
         if abs(sum(after.values()) - 100) > 1e-6 or any(not 0 <= share <= 100 for share in after.values()):
             raise InvariantError(f"the shares {after} do not sum to 100")
-        for service, share in after.items():
-            if share > before.get(service, 0) and self.ready(service) == 0:
-                raise InvariantError(f"{service} gets {share} % and has no ready pod")
+        for workload, share in after.items():
+            if share > before.get(workload, 0) and self.ready(workload) == 0:
+                raise InvariantError(f"{workload} gets {share} % and has no ready pod")
 
     def _check_decided(self, route: Manifest) -> None:
         """Nothing is carried out that is not written down: a decision may rest on what cannot be had a second time."""
@@ -280,19 +280,16 @@ class Cluster(World):
             return
         if any(each["modelVersion"] == mirror["modelVersion"] for each in after["spec"]["backends"]):
             raise InvariantError(f"{mirror['modelVersion']} is shadowed, and users get to it")
-        if (before or {"spec": {}})["spec"].get("mirror") != mirror and self.ready(mirror["service"]) == 0:
-            raise InvariantError(f"{mirror['service']} gets copies and has no ready pod")
+        if (before or {"spec": {}})["spec"].get("mirror") != mirror and self.ready(mirror["workload"]) == 0:
+            raise InvariantError(f"{mirror['workload']} gets copies and has no ready pod")
 
     def _check_removal(self, gone: Manifest) -> None:
         name = gone["metadata"]["name"]
         for proxy in self.proxies:
             if proxy.shares.get(name, 0) > 0:
                 raise InvariantError(f"{name} is removed, and {proxy.name} sends it {proxy.shares[name]} %")
-            if proxy.copies_to is not None and version_of(gone) == self._shadowed(proxy.copies_to):
-                raise InvariantError(f"{name} is removed, and {proxy.name} sends copies to {proxy.copies_to}")
-
-    def _shadowed(self, service: str) -> str:
-        return version_of(self.api.objects[path_of(SERVICE, "default", service)])
+            if version_of(gone) == proxy.mirror.get("modelVersion"):
+                raise InvariantError(f"{name} is removed, and {proxy.name} sends copies to {proxy.mirror['workload']}")
 
     def _check_scale(self, before: Manifest, after: Manifest) -> None:
         wanted, replicas = (
@@ -346,9 +343,9 @@ class Cluster(World):
                 raise InvariantError(f"{new} is counted after {old}, not {possible}")
 
     def _check_promotion(self, version: str) -> None:
-        services = {each["metadata"]["name"]: version_of(each) for each in self.api.of_kind(WORKLOAD)}
+        workloads = {each["metadata"]["name"]: version_of(each) for each in self.api.of_kind(WORKLOAD)}
         for proxy in self.proxies:
-            runs = sum(share for service, share in proxy.shares.items() if services.get(service) == version)
+            runs = sum(share for workload, share in proxy.shares.items() if workloads.get(workload) == version)
             if runs != 100:
                 raise InvariantError(f"{version} is promoted, and {proxy.name} gives it {runs} %")
 
@@ -385,7 +382,7 @@ def component_of(child: Manifest) -> str:
 
 
 def _shares(route: Manifest | None) -> dict[str, float]:
-    return {each["service"]: each["percent"] for each in route["spec"]["backends"]} if route else {}
+    return {each["workload"]: each["percent"] for each in route["spec"]["backends"]} if route else {}
 
 
 def _news(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

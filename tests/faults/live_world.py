@@ -119,13 +119,13 @@ class LiveWorld(BackgroundServer):
             for each in backends:
                 if each["modelVersion"] in self._bad and each["percent"] == 100:
                     self.violations.append(f"{name}: {each['modelVersion']} got all traffic")
-                if each["percent"] > 0 and each["service"] not in names:
-                    seen.add((name, each["service"]))
+                if each["percent"] > 0 and each["workload"] not in names:
+                    seen.add((name, each["workload"]))
         now = time.monotonic()
         self._missing = {key: self._missing.get(key, now) for key in seen}
         late = [key for key, since in self._missing.items() if now - since > MISSING_FOR]
         self.violations += [
-            f"{time.strftime('%T')} {name}: {service} has traffic and no pods" for name, service in late
+            f"{time.strftime('%T')} {name}: {workload} has traffic and no pods" for name, workload in late
         ]
 
     # Prometheus

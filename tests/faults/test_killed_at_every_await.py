@@ -175,7 +175,7 @@ def test_the_undisturbed_story(story: Story) -> None:
     assert cluster.serving == [f"connect4-{story.serves}"]
     assert cluster.errors == []
     assert cluster.operator.get(KEY) is not None
-    assert cluster.death.awaits > 40
+    assert cluster.death.awaits > 30
 
 
 @pytest.mark.slow

@@ -182,7 +182,7 @@ def check_calm(cluster: Cluster) -> None:
     assert cluster.serving == [f"connect4-{LAST}"]
     assert cluster.comparators == []
     kinds = [path.split("/")[-2] for path in cluster.api.objects]
-    assert {kind: kinds.count(kind) for kind in ("services", "routes")} == {"services": 2, "routes": 1}
+    assert {kind: kinds.count(kind) for kind in ("services", "routes")} == {"services": 1, "routes": 1}
     cluster.check_narration()
 
 

@@ -15,9 +15,11 @@ digests = st.from_regex(r"\A[a-f0-9]{64}\Z")
 
 
 @given(object_names, object_names, digests)
-def test_names_of_services_are_dns_labels(deployment: str, version: str, digest: str) -> None:
+def test_names_of_workloads_and_services_are_dns_labels(deployment: str, version: str, digest: str) -> None:
     for name in (
         names.serving(deployment, version, digest),
+        names.comparator(deployment, version, digest),
+        names.compared(names.serving(deployment, version, digest), names.comparator(deployment, version, digest)),
         names.endpoint(deployment),
         names.training_job(deployment),
         names.validation_job(version),
@@ -40,6 +42,8 @@ def test_different_things_have_different_names(pair: list[str], digest: str) -> 
     assert names.label_value(one) != names.label_value(other)
     assert names.serving("d", one, digest) != names.serving("d", other, digest)
     assert names.serving(one, "m", digest) != names.serving(other, "m", digest)
+    assert names.compared(names.dns_label(one), "c") != names.compared(names.dns_label(other), "c")
+    assert names.compared("w", one) != names.compared("w", other)
 
 
 def test_long_names_that_differ_only_at_the_end() -> None:

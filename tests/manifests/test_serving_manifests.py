@@ -1,4 +1,4 @@
-"""The objects of a serving version: what the pods read, what the restricted level demands, what stays."""
+"""The workload of a serving version: what the pods read, what the restricted level demands, what stays."""
 
 import json
 from dataclasses import replace
@@ -14,7 +14,6 @@ from tidegate.domain.manifests import names
 from tidegate.domain.manifests.route import build_route
 from tidegate.domain.manifests.serving import (
     DOCUMENT_ANNOTATION,
-    SERVING_LABEL,
     TEMPLATE_ANNOTATION,
     Platform,
     Served,
@@ -24,6 +23,9 @@ from tidegate.domain.manifests.serving import (
     template_hash,
 )
 from tidegate.domain.release import Backend, SetRoute, Stickiness, VersionID
+from tidegate.router.endpoints import EndpointTable, parse_pod
+from tidegate.router.names import Protocol
+from tidegate.router.settings import RouterSettings
 from tidegate_serving.contract import ServingDocument
 
 SIGNATURE = Signature(
@@ -43,7 +45,7 @@ SERVED = Served(
 
 
 def build(served: Served = SERVED, platform: Platform = PLATFORM) -> dict[str, Any]:
-    return build_serving(served, platform, 2).workload
+    return build_serving(served, platform, 2)
 
 
 def pod(served: Served = SERVED, platform: Platform = PLATFORM) -> dict[str, Any]:
@@ -64,7 +66,7 @@ GPU = with_serving(resources=ComputeResources(cpu="2", memory="8Gi", gpus=2))
 @pytest.mark.parametrize("served", [SERVED, GPU, replace(SERVED, signature=None)])
 @pytest.mark.parametrize("platform", [PLATFORM, Platform("a", "t")])
 def test_the_pods_side_reads_the_document(served: Served, platform: Platform) -> None:
-    template = build_serving(served, platform, 1).workload["spec"]["template"]
+    template = build_serving(served, platform, 1)["spec"]["template"]
     text = template["metadata"]["annotations"][DOCUMENT_ANNOTATION]
     (volume,) = [each for each in template["spec"]["volumes"] if each["name"] == "document"]
     (item,) = volume["downwardAPI"]["items"]
@@ -81,27 +83,24 @@ def test_the_pods_side_reads_the_document(served: Served, platform: Platform) ->
     assert document.triton.gpus == served.serving.resources.gpus
 
 
-def test_both_objects_share_one_name_and_say_whose_they_are() -> None:
-    built = build_serving(SERVED, PLATFORM, 2)
+def test_workload_and_pods_say_whose_they_are() -> None:
+    workload = build()
     name = names.serving("connect4", "connect4-1.1.0", "a" * 64)
-    for manifest in (built.service, built.workload):
-        metadata = manifest["metadata"]
-        assert metadata["name"] == name
+    template = workload["spec"]["template"]
+    assert workload["metadata"]["name"] == name
+    assert workload["metadata"]["ownerReferences"][0]["uid"] == "uid-1"
+    for metadata in (workload["metadata"], template["metadata"]):
         assert metadata["labels"] == {
             "app.kubernetes.io/managed-by": "tidegate",
             "tidegate.dev/component": "serving",
             "tidegate.dev/deployment": "connect4",
             "tidegate.dev/model-version": "connect4-1.1.0",
-            SERVING_LABEL: name,
+            "tidegate.dev/workload": name,
         }
-        assert metadata["ownerReferences"][0]["uid"] == "uid-1"
         assert metadata["annotations"][names.OWNER_ANNOTATION] == "Deployment/connect4"
         assert metadata["annotations"]["tidegate.dev/digest"] == "a" * 64
-    template = built.workload["spec"]["template"]["metadata"]
-    selector = built.workload["spec"]["selector"]["matchLabels"]
-    assert selector.items() <= template["labels"].items()
-    assert built.service["spec"]["selector"] == selector
-    assert template["annotations"][names.OWNER_ANNOTATION] == "Deployment/connect4"
+    (spread,) = template["spec"]["topologySpreadConstraints"]
+    assert workload["spec"]["selector"] == spread["labelSelector"] == {"matchLabels": {"tidegate.dev/workload": name}}
 
 
 def test_pods_pass_the_restricted_level() -> None:
@@ -186,7 +185,7 @@ def test_no_pod_is_lost_before_its_successor_is_ready() -> None:
 def test_the_template_hash_tells_every_change_but_the_number_of_pods() -> None:
     same = template_hash(SERVED, PLATFORM)
     for replicas in (2, 7):
-        annotations = build_serving(SERVED, PLATFORM, replicas).workload["metadata"]["annotations"]
+        annotations = build_serving(SERVED, PLATFORM, replicas)["metadata"]["annotations"]
         assert annotations[TEMPLATE_ANNOTATION] == same
     assert template_hash(with_serving(replicas=9), PLATFORM) == same
     others = [
@@ -213,21 +212,31 @@ def test_the_endpoint_is_an_alias_of_the_proxies() -> None:
     assert "selector" not in service["spec"]
 
 
-def test_the_service_is_headless_and_names_the_ports_that_the_router_looks_for() -> None:
-    spec = build_serving(SERVED, PLATFORM, 1).service["spec"]
-    assert spec["clusterIP"] == "None"
-    assert {port["name"]: port["port"] for port in spec["ports"]} == {"http": 8000, "grpc": 8001, "metrics": 8002}
-    assert not spec.get("publishNotReadyAddresses")
+def test_the_router_finds_the_pods_and_both_ports_of_a_version() -> None:
+    pod = live_pod(build()["spec"]["template"])
+    table = EndpointTable()
+    table.put(("default", "p"), parse_pod(pod))
+    workload = ("default", names.serving("connect4", "connect4-1.1.0", "a" * 64))
+    assert table.addresses(workload, Protocol.HTTP) == (("10.0.0.7", 8000),)
+    assert table.addresses(workload, Protocol.GRPC) == (("10.0.0.7", 8001),)
+    assert RouterSettings().pod_selector in pod["metadata"]["labels"], "the router watches these"
 
 
-def test_the_route_names_the_services_of_the_versions() -> None:
+def live_pod(template: dict[str, Any]) -> dict[str, Any]:
+    """Return a ready pod of a workload, as the API server has it."""
+    status = {"phase": "Running", "podIP": "10.0.0.7", "conditions": [{"type": "Ready", "status": "True"}]}
+    metadata = template["metadata"] | {"name": "p", "namespace": "default"}
+    return {"metadata": metadata, "spec": template["spec"], "status": status}
+
+
+def test_the_route_names_the_workloads_of_the_versions() -> None:
     backends = (
         Backend(VersionID("connect4-1.1.0", "a" * 64), 5.0, Role.CANARY),
         Backend(VersionID("connect4-1.0.0", "b" * 64), 95.0, Role.STABLE, variant="control"),
     )
     route = build_route("default", "connect4", "uid-1", SetRoute(backends, Stickiness("x-user-id")))
     spec = RouteSpec.model_validate(route["spec"])
-    assert [each.service for each in spec.backends] == [
+    assert [each.workload for each in spec.backends] == [
         names.serving("connect4", "connect4-1.1.0", "a" * 64),
         names.serving("connect4", "connect4-1.0.0", "b" * 64),
     ]

@@ -16,9 +16,9 @@ from tests.router.support import (
     backend,
     eventually,
     free_port,
+    pod_object,
     route_object,
     running_router,
-    slice_object,
     start_envoy,
 )
 from tidegate.router.app import Router
@@ -73,8 +73,8 @@ async def start(tmp_path: Path) -> AsyncIterator[StartEnvoy]:
 async def world(cluster: MemoryCluster, start: StartEnvoy) -> AsyncIterator[World]:
     """Everything runs, all traffic goes to the stable version, and the proxy has confirmed it."""
     stable, canary = await Upstream("stable").start(), await Upstream("canary").start()
-    cluster.slices.put(slice_object("stable", http=stable.port))
-    cluster.slices.put(slice_object("canary", http=canary.port))
+    cluster.pods.put(pod_object("stable", http=stable.port))
+    cluster.pods.put(pod_object("canary", http=canary.port))
     port = free_port()
     async with running_router(cluster, listener_port=port) as router:
         envoy = await start(router.xds_port, port)

@@ -36,13 +36,6 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def own_address() -> str:
-    """Return an address of this machine that an EndpointSlice may hold: loopback is refused."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))
-        return str(probe.getsockname()[0])
-
-
 async def eventually(check: Callable[[], Any], deadline: float = 10.0, what: str = "") -> Any:
     """Poll until ``check`` (which may be async) returns something true, and return it."""
     end = time.monotonic() + deadline
@@ -57,8 +50,8 @@ async def eventually(check: Callable[[], Any], deadline: float = 10.0, what: str
         await asyncio.sleep(0.01)
 
 
-def backend(version: str, service: str, percent: float, role: str = "Stable", **more: Any) -> dict[str, Any]:
-    return {"modelVersion": version, "service": service, "percent": percent, "role": role, **more}
+def backend(version: str, workload: str, percent: float, role: str = "Stable", **more: Any) -> dict[str, Any]:
+    return {"modelVersion": version, "workload": workload, "percent": percent, "role": role, **more}
 
 
 def route_object(name: str = "connect4", namespace: str = "default", **spec: Any) -> dict[str, Any]:
@@ -76,32 +69,35 @@ def route_object(name: str = "connect4", namespace: str = "default", **spec: Any
     }
 
 
-def slice_object(
-    service: str,
+def pod_object(
+    workload: str,
     *,
     http: int = 8000,
     grpc: int = 8001,
-    addresses: Iterable[str] = ("127.0.0.1",),
+    address: str = "127.0.0.1",
     name: str = "",
-    **cond: bool,
+    ready: bool = True,
+    terminating: bool = False,
 ) -> dict[str, Any]:
-    endpoints = [
-        {
-            "addresses": [address],
-            "conditions": {"ready": True, **cond},
-            "targetRef": {"kind": "Pod", "name": f"{service}-{address}"},
-        }
-        for address in addresses
-    ]
+    """Make a pod of a workload: a model server with both ports, and an agent beside it."""
+    ports = [{"name": "http", "containerPort": http}, {"name": "grpc", "containerPort": grpc}]
+    agent = {"name": "agent", "image": "agent", "ports": [{"name": "agent", "containerPort": 8090}]}
     return {
+        "apiVersion": "v1",
+        "kind": "Pod",
         "metadata": {
-            "name": name or f"{service}-a",
+            "name": name or f"{workload}-a",
             "namespace": "default",
-            "labels": {"kubernetes.io/service-name": service, "tidegate.dev/deployment": "connect4"},
+            "generation": 1,
+            "labels": {"tidegate.dev/workload": workload},
+            **({"deletionTimestamp": "2026-01-01T00:00:00Z"} if terminating else {}),
         },
-        "addressType": "IPv4",
-        "ports": [{"name": "http", "port": http}, {"name": "grpc", "port": grpc}],
-        "endpoints": endpoints,
+        "spec": {"containers": [{"name": "triton", "image": "triton", "ports": ports}, agent]},
+        "status": {
+            "phase": "Running",
+            "podIP": address,
+            "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
+        },
     }
 
 
@@ -157,16 +153,16 @@ class MemorySource:
 
 @dataclass
 class MemoryCluster:
-    """Routes and EndpointSlices, and the writer of Route.status; ``failures`` makes the next writes fail."""
+    """Routes and pods, and the writer of Route.status; ``failures`` makes the next writes fail."""
 
     routes: MemorySource = field(default_factory=lambda: MemorySource("routes"))
-    slices: MemorySource = field(default_factory=lambda: MemorySource("endpointslices"))
-    proxies: MemorySource = field(default_factory=lambda: MemorySource("endpointslices"))
+    pods: MemorySource = field(default_factory=lambda: MemorySource("pods"))
+    proxies: MemorySource = field(default_factory=lambda: MemorySource("pods"))
     writes: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     failures: int = 0
 
     def sources(self, *, proxies: bool = False) -> Sources:
-        return Sources([self.routes], [self.slices], self.proxies if proxies else None)
+        return Sources([self.routes], [self.pods], self.proxies if proxies else None)
 
     async def write(self, record: RouteRecord, status: RouteStatus) -> Mapping[str, Any]:
         await asyncio.sleep(0)

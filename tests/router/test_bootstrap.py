@@ -40,7 +40,7 @@ def test_labels_are_cut_out_of_cluster_names_with_dots_kept() -> None:
         "namespace": "team.a",
         "deployment": "connect4",
         "version": "connect4-1.1.0-rc.1",
-        "service": "connect4-9f86d081",
+        "workload": "connect4-9f86d081",
         "protocol": "grpc",
     }
     assert _labels(tags, name) == {f"tidegate_{key}": value for key, value in values.items()}

@@ -5,6 +5,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Sequence, Set
+from typing import Any
 
 import pytest
 
@@ -17,9 +18,9 @@ from tests.router.support import (
     backend,
     eventually,
     free_port,
+    pod_object,
     route_object,
     running_router,
-    slice_object,
 )
 from tidegate.router import snapshot
 from tidegate.router.app import Router
@@ -52,17 +53,17 @@ async def test_release_and_rollback_under_load_lose_no_request(world: World) -> 
     stable = backend(STABLE, "stable", 100)
     async with Load(world.envoy.port) as load:
         for turn in range(2):
-            service, version = f"canary-{turn}", f"connect4-1.{turn}.1"
-            server = await Upstream(service).start()
+            workload, version = f"canary-{turn}", f"connect4-1.{turn}.1"
+            server = await Upstream(workload).start()
             for percent in (0, 5, 50, 100, 30, 0):
-                backends = [backend(version, service, percent, "Canary"), {**stable, "percent": 100 - percent}]
+                backends = [backend(version, workload, percent, "Canary"), {**stable, "percent": 100 - percent}]
                 world.cluster.routes.put(route_object(backends=backends, sticky={"header": "x-user-id"}))
-                world.cluster.slices.put(slice_object(service, http=server.port))
+                world.cluster.pods.put(pod_object(workload, http=server.port))
                 await world.confirmed()
                 await load.more(50)
             world.cluster.routes.put(route_object(backends=[stable]))
             await world.confirmed()
-            world.cluster.slices.delete(f"{service}-a")
+            world.cluster.pods.delete(f"{workload}-a")
             await server.stop()
     assert load.failures == []
     assert load.versions["connect4-1.1.1"] > 20
@@ -84,14 +85,14 @@ async def test_pods_that_go_cost_no_request(world: World) -> None:
     """Three pods of one version; one at a time ends: first no longer ready, then gone."""
     pods = [await Upstream(f"pod-{number}").start() for number in range(3)]
     for number, pod in enumerate(pods):
-        world.cluster.slices.put(slice_object("canary", http=pod.port, name=f"canary-{number}"))
-    world.cluster.slices.delete("canary-a")
+        world.cluster.pods.put(pod_object("canary", http=pod.port, name=f"canary-{number}"))
+    world.cluster.pods.delete("canary-a")
     world.split(100)
     await world.confirmed()
     async with Load(world.envoy.port) as load:
         for number, pod in enumerate(pods[:2]):
             await load.more(100)
-            world.cluster.slices.put(slice_object("canary", http=pod.port, name=f"canary-{number}", terminating=True))
+            world.cluster.pods.put(pod_object("canary", http=pod.port, name=f"canary-{number}", terminating=True))
             await eventually(lambda port=pod.port: _endpoint_left(world, port))
             await load.more(50)
             await pod.stop()
@@ -107,8 +108,8 @@ async def _endpoint_left(world: World, port: int) -> bool:
 async def test_a_pod_that_dies_unannounced_is_retried_elsewhere(world: World) -> None:
     pods = [await Upstream(f"pod-{number}").start() for number in range(2)]
     for number, pod in enumerate(pods):
-        world.cluster.slices.put(slice_object("canary", http=pod.port, name=f"canary-{number}"))
-    world.cluster.slices.delete("canary-a")
+        world.cluster.pods.put(pod_object("canary", http=pod.port, name=f"canary-{number}"))
+    world.cluster.pods.delete("canary-a")
     world.split(100)
     await world.confirmed()
     await pods[0].stop()
@@ -124,10 +125,10 @@ async def test_last_ready_pod_leaves_after_the_traffic(world: World) -> None:
     await world.confirmed()
     async with Load(world.envoy.port) as load:
         for _ in range(5):
-            world.cluster.slices.put(slice_object("canary", http=world.canary.port, ready=False))
+            world.cluster.pods.put(pod_object("canary", http=world.canary.port, ready=False))
             await eventually(lambda: world.cluster.ready().get("reason") == "BackendsNotReady")
             await load.more(30)
-            world.cluster.slices.put(slice_object("canary", http=world.canary.port))
+            world.cluster.pods.put(pod_object("canary", http=world.canary.port))
             await world.confirmed()
             await load.more(30)
     assert load.failures == []
@@ -135,8 +136,8 @@ async def test_last_ready_pod_leaves_after_the_traffic(world: World) -> None:
 
 async def test_control_plane_may_go_and_come_back(cluster: MemoryCluster, start: StartEnvoy) -> None:
     stable, canary = await Upstream("stable").start(), await Upstream("canary").start()
-    cluster.slices.put(slice_object("stable", http=stable.port))
-    cluster.slices.put(slice_object("canary", http=canary.port))
+    cluster.pods.put(pod_object("stable", http=stable.port))
+    cluster.pods.put(pod_object("canary", http=canary.port))
     backends = [backend(CANARY, "canary", 30, "Canary"), backend(STABLE, "stable", 70)]
     cluster.routes.put(route_object(backends=backends, sticky={"header": "x-user-id"}))
     xds, port = free_port(), free_port()
@@ -166,14 +167,14 @@ async def test_changes_while_the_control_plane_was_away_are_caught_up(
     cluster: MemoryCluster, start: StartEnvoy
 ) -> None:
     stable, canary = await Upstream("stable").start(), await Upstream("canary").start()
-    cluster.slices.put(slice_object("stable", http=stable.port))
+    cluster.pods.put(pod_object("stable", http=stable.port))
     cluster.routes.put(route_object(backends=[backend(STABLE, "stable", 100)]))
     xds, port = free_port(), free_port()
     async with running_router(cluster, listener_port=port, xds_port=xds):
         envoy = await start(xds, port)
         await eventually(cluster.confirmed)
     async with Load(envoy.port) as load:
-        cluster.slices.put(slice_object("canary", http=canary.port))
+        cluster.pods.put(pod_object("canary", http=canary.port))
         backends = [backend(CANARY, "canary", 50, "Canary"), backend(STABLE, "stable", 50)]
         cluster.routes.put(route_object(backends=backends))
         async with running_router(cluster, listener_port=port, xds_port=xds):
@@ -236,7 +237,7 @@ async def test_a_proxy_that_hangs_is_named_and_a_dead_one_is_given_up(
     cluster: MemoryCluster, start: StartEnvoy
 ) -> None:
     stable = await Upstream("stable").start()
-    cluster.slices.put(slice_object("stable", http=stable.port))
+    cluster.pods.put(pod_object("stable", http=stable.port))
     cluster.routes.put(route_object(backends=[backend(STABLE, "stable", 100)]))
     port = free_port()
     async with running_router(cluster, listener_port=port, proxy_grace_seconds=0.5) as router:
@@ -260,27 +261,34 @@ async def test_a_ready_proxy_without_control_connection_is_waited_for(
 ) -> None:
     """It serves users with old weights; once its pod is not ready, nobody waits for it."""
     stable = await Upstream("stable").start()
-    cluster.slices.put(slice_object("stable", http=stable.port))
+    cluster.pods.put(pod_object("stable", http=stable.port))
     cluster.routes.put(route_object(backends=[backend(STABLE, "stable", 100)]))
-    pods = slice_object("tidegate-envoy", addresses=["10.0.0.1", "10.0.0.2"])
-    pods["metadata"]["namespace"] = "tidegate-system"
-    for index, endpoint in enumerate(pods["endpoints"]):
-        endpoint["targetRef"]["name"] = f"envoy-{index}"
-    cluster.proxies.put(pods)
+    for number in range(2):
+        cluster.proxies.put(proxy_pod(number))
     port = free_port()
-    async with running_router(cluster, proxies=True, listener_port=port, proxy_service="tidegate-envoy") as router:
+    async with running_router(cluster, proxies=True, listener_port=port) as router:
         await start(router.xds_port, port, "envoy-0")
         await eventually(lambda: cluster.status().get("proxies", {}).get("acknowledged") == 1)
         await eventually(lambda: cluster.ready().get("reason") == "WaitingForProxies")
         assert cluster.status()["proxies"] == {"connected": 1, "acknowledged": 1, "missing": ["envoy-1"]}
-        pods["endpoints"][1]["conditions"]["ready"] = False
-        cluster.proxies.put(pods)
+        cluster.proxies.put(proxy_pod(1, ready=False))
+        await eventually(cluster.confirmed)
+        cluster.proxies.put(proxy_pod(2))
+        await eventually(lambda: cluster.status()["proxies"]["missing"] == ["envoy-2"])
+        cluster.proxies.delete("envoy-2", "tidegate-system")
         await eventually(cluster.confirmed)
     await stable.stop()
 
 
+def proxy_pod(number: int, *, ready: bool = True) -> dict[str, Any]:
+    """Make the pod of a proxy: of no workload that a Route leads to."""
+    pod = pod_object("", name=f"envoy-{number}", address=f"10.0.0.{number + 1}", ready=ready)
+    pod["metadata"] |= {"namespace": "tidegate-system", "labels": {"app.kubernetes.io/component": "envoy"}}
+    return pod
+
+
 async def test_no_proxy_is_said(cluster: MemoryCluster) -> None:
-    cluster.slices.put(slice_object("stable"))
+    cluster.pods.put(pod_object("stable"))
     cluster.routes.put(route_object(backends=[backend(STABLE, "stable", 100)]))
     async with running_router(cluster):
         await eventually(lambda: cluster.ready().get("reason") == "NoProxies")

@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from tests.router.conftest import World
 from tests.router.oracle import bucket
-from tests.router.support import INFER, Client, Upstream, backend, eventually, route_object, slice_object, versions_of
+from tests.router.support import INFER, Client, Upstream, backend, eventually, pod_object, route_object, versions_of
 from tests.serving.file_server import free_port
 from tests.serving.test_comparator import counted, make_document
 from tidegate.domain.release import Measurement
@@ -107,18 +107,18 @@ async def test_what_is_refused_says_why(world: World, path: str, host: str, stat
 async def test_unready_canary_gives_its_share_to_stable_and_nobody_ready_is_503(world: World) -> None:
     world.split(40)
     await world.confirmed()
-    world.cluster.slices.put(slice_object("canary", http=world.canary.port, ready=False))
+    world.cluster.pods.put(pod_object("canary", http=world.canary.port, ready=False))
     await eventually(lambda: world.cluster.ready().get("reason") == "BackendsNotReady")
     shares = {item["modelVersion"]: item["percent"] for item in world.cluster.status()["weights"]}
     assert shares == {CANARY: 0, STABLE: 100}
     assert await canary_keys(world) == set()
-    world.cluster.slices.put(slice_object("stable", http=world.stable.port, terminating=True))
+    world.cluster.pods.put(pod_object("stable", http=world.stable.port, terminating=True))
     client = Client(world.envoy.port)
     answer = await eventually(lambda: _failed(client))
     assert answer.headers["x-tidegate-reason"] == "NoReadyBackend"
     assert json.loads(answer.body) == {"error": "no version of default/connect4 is ready to answer"}
-    world.cluster.slices.put(slice_object("stable", http=world.stable.port))
-    world.cluster.slices.put(slice_object("canary", http=world.canary.port))
+    world.cluster.pods.put(pod_object("stable", http=world.stable.port))
+    world.cluster.pods.put(pod_object("canary", http=world.canary.port))
     await world.confirmed()
     assert len(await canary_keys(world)) > 600
     await client.close()
@@ -153,8 +153,8 @@ async def test_timeout_is_the_routes(world: World) -> None:
 async def test_mirror_copies_requests_and_nobody_notices(world: World) -> None:
     shadow = await Upstream("shadow").start()
     shadow.status, shadow.delay = 500, 0.05
-    world.cluster.slices.put(slice_object("shadow", http=shadow.port))
-    world.split(0, mirror={"modelVersion": "connect4-2.0.0", "service": "shadow", "percent": 100})
+    world.cluster.pods.put(pod_object("shadow", http=shadow.port))
+    world.split(0, mirror={"modelVersion": "connect4-2.0.0", "workload": "shadow", "percent": 100})
     await world.confirmed()
     client = Client(world.envoy.port)
     answers = [await client.get(x_user_id=key) for key in KEYS[:100]]
@@ -172,10 +172,11 @@ async def test_mirror_copies_requests_and_nobody_notices(world: World) -> None:
 async def test_who_takes_copies_over_http_alone_gets_no_grpc_calls(world: World) -> None:
     """Calls over gRPC go on, uncopied."""
     shadow = await Upstream("shadow").start()
-    copies = slice_object("shadow", http=shadow.port)
-    copies["ports"] = [each for each in copies["ports"] if each["name"] == "http"]
-    world.cluster.slices.put(copies)
-    world.split(0, mirror={"modelVersion": "connect4-2.0.0", "service": "shadow", "percent": 100})
+    copies = pod_object("shadow", http=shadow.port)
+    comparator = copies["spec"]["containers"][0]
+    comparator["ports"] = [each for each in comparator["ports"] if each["name"] == "http"]
+    world.cluster.pods.put(copies)
+    world.split(0, mirror={"modelVersion": "connect4-2.0.0", "workload": "shadow", "percent": 100})
     async with grpc_stable(world) as (_, channel):
         await world.confirmed()
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
@@ -196,8 +197,8 @@ async def test_calls_over_grpc_are_copied_to_the_comparator_and_nobody_notices(w
         document = make_document((world.stable.port, shadow.port), (models, models))
         application, comparator = build_application(document, grpc_port=copies)
         async with TestClient(TestServer(application)) as client:
-            world.cluster.slices.put(slice_object("shadow", http=int(client.port or 0), grpc=copies))
-            world.split(0, mirror={"modelVersion": "connect4-2.0.0", "service": "shadow", "percent": 100})
+            world.cluster.pods.put(pod_object("shadow", http=int(client.port or 0), grpc=copies))
+            world.split(0, mirror={"modelVersion": "connect4-2.0.0", "workload": "shadow", "percent": 100})
             await world.confirmed()
             infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
             calls = [infer(b"board") for _ in range(20)]
@@ -259,7 +260,7 @@ async def grpc_stable(world: World) -> AsyncIterator[tuple[Any, Any]]:
     server.add_generic_rpc_handlers((service,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    world.cluster.slices.put(slice_object("stable", http=world.stable.port, grpc=port))
+    world.cluster.pods.put(pod_object("stable", http=world.stable.port, grpc=port))
     options = [("grpc.default_authority", "connect4.default:8000")]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{world.envoy.port}", options=options) as channel:
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
@@ -352,7 +353,7 @@ async def test_series_have_the_labels_that_analysis_asks_for(world: World) -> No
     text = await eventually(lambda: _latencies(world), 3, "the latencies are visible")
     labels = (
         f'tidegate_namespace="default",tidegate_deployment="connect4",tidegate_version="{CANARY}",'
-        'tidegate_service="canary",tidegate_protocol="http"'
+        'tidegate_workload="canary",tidegate_protocol="http"'
     )
     total = re.search(rf"^envoy_cluster_upstream_rq_total{{{labels}}} (\d+)$", text, re.M)
     failed = re.search(rf'^envoy_cluster_upstream_rq_xx{{envoy_response_code_class="5",{labels}}} (\d+)$', text, re.M)

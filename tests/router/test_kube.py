@@ -10,9 +10,9 @@ import pytest_asyncio
 from aiohttp import web
 from kubernetes.aio import client
 
-from tests.router.support import backend, route_object
+from tests.router.support import backend, pod_object, route_object
 from tidegate.api.route import RouteStatus
-from tidegate.router.kube import KubeStatusWriter, endpoint_slices, routes
+from tidegate.router.kube import KubeStatusWriter, pods, routes
 from tidegate.router.recorder import ObsoleteError
 from tidegate.router.reflector import GoneError, UnavailableError
 from tidegate.router.routes import parse_route
@@ -78,12 +78,28 @@ async def test_list_page(server: FakeApi) -> None:
     assert query == {"limit": "500", "continue": "token"}
 
 
-async def test_slices_of_one_namespace_with_a_selector(server: FakeApi) -> None:
+@pytest.mark.parametrize(("namespace", "where"), [("team", "/api/v1/namespaces/team/pods"), (None, "/api/v1/pods")])
+async def test_pods_with_a_selector(server: FakeApi, namespace: str | None, where: str) -> None:
+    metadata = {"resourceVersion": "1"}
+    server.handler = answering(200, {"metadata": metadata, "items": [pod_object("stable")]})
+    page = await pods(server.api, namespace, "tidegate.dev/workload").list_page("token")
+    assert page.items == (pod_object("stable"),), "as the server says it"
+    server.handler = streaming(json.dumps({"type": "ADDED", "object": pod_object("canary")}).encode() + b"\n")
+    seen = [event.item async for event in pods(server.api, namespace, "tidegate.dev/workload").watch("1")]
+    assert seen == [pod_object("canary")]
+    listed, watched = server.requests
+    assert (listed[1], listed[2]) == (
+        where,
+        {"labelSelector": "tidegate.dev/workload", "limit": "500", "continue": "token"},
+    )
+    assert (watched[1], watched[2]["labelSelector"]) == (where, "tidegate.dev/workload")
+    assert (watched[2]["watch"], watched[2]["resourceVersion"]) == ("true", "1")
+
+
+async def test_routes_of_one_namespace(server: FakeApi) -> None:
     server.handler = answering(200, {"metadata": {"resourceVersion": "1"}, "items": []})
-    await endpoint_slices(server.api, "team", "tidegate.dev/deployment").list_page("")
-    _, path, query, *_ = server.requests[0]
-    assert path == "/apis/discovery.k8s.io/v1/namespaces/team/endpointslices"
-    assert query["labelSelector"] == "tidegate.dev/deployment"
+    await routes(server.api, "team").list_page("")
+    assert server.requests[0][1] == "/apis/tidegate.dev/v1alpha1/namespaces/team/routes"
 
 
 @pytest.mark.parametrize(("status", "error"), [(410, GoneError), (500, UnavailableError), (403, UnavailableError)])

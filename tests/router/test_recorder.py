@@ -1,13 +1,13 @@
 """Writing Route.status: one patch per change, again after failures, never for a namesake."""
 
-from tests.router.support import MemoryCluster, backend, eventually, route_object, running_router, slice_object
+from tests.router.support import MemoryCluster, backend, eventually, pod_object, route_object, running_router
 
 STABLE = [backend("v1", "stable", 100)]
 
 
 async def test_a_failed_write_is_tried_again(cluster: MemoryCluster) -> None:
     cluster.failures = 3
-    cluster.slices.put(slice_object("stable"))
+    cluster.pods.put(pod_object("stable"))
     cluster.routes.put(route_object(backends=STABLE))
     async with running_router(cluster, status_delay_seconds=0.01) as router:
         await eventually(lambda: cluster.ready().get("reason") == "NoProxies")

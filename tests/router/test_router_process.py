@@ -26,9 +26,8 @@ from tests.router.support import (
     backend,
     eventually,
     free_port,
-    own_address,
+    pod_object,
     route_object,
-    slice_object,
 )
 
 pytestmark = pytest.mark.apiserver
@@ -39,6 +38,7 @@ def api_server() -> Iterator[ApiServer]:
     with ApiServer() as server:
         server.kubectl("apply", "--server-side", "-f", ROOT / "crds/routes.yaml")
         server.kubectl("wait", "--for=condition=Established", "crd/routes.tidegate.dev", "--timeout=30s")
+        server.kubectl("create", "serviceaccount", "default")
         yield server
 
 
@@ -84,15 +84,17 @@ async def _ready(router: RouterProcess) -> bool:
 
 
 def apply(server: ApiServer, *objects: dict[str, Any]) -> None:
-    """Write objects as the operator and the endpoint controller would."""
+    """Write objects as the operator and the workload controllers would, and the status of pods as the kubelet would."""
     text = yaml.safe_dump_all(_without_server_fields(obj) for obj in objects)
     server.kubectl("apply", "--server-side", "--force-conflicts", "--field-manager=tidegate", "-f", "-", stdin=text)
+    for pod in (obj for obj in objects if obj["kind"] == "Pod"):
+        status = json.dumps({"status": pod["status"]})
+        server.kubectl("patch", "pod", pod["metadata"]["name"], "--subresource=status", "--type=merge", "-p", status)
 
 
 def _without_server_fields(obj: dict[str, Any]) -> dict[str, Any]:
     kept = {key: obj["metadata"][key] for key in ("name", "namespace", "labels") if key in obj["metadata"]}
-    kind = {} if "kind" in obj else {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice"}
-    return {**kind, **obj, "metadata": kept}
+    return {**obj, "metadata": kept}
 
 
 def read(server: ApiServer) -> dict[str, Any]:
@@ -114,14 +116,13 @@ def confirmed(server: ApiServer) -> Callable[[], Any]:
 async def test_from_the_object_to_the_request_and_back(
     api_server: ApiServer, router: RouterProcess, start: StartEnvoy
 ) -> None:
-    address = own_address()
-    stable, canary = await Upstream("stable").start(address), await Upstream("canary").start(address)
+    stable, canary = await Upstream("stable").start(), await Upstream("canary").start()
     backends = [backend("connect4-1.1.0", "canary", 25, "Canary"), backend("connect4-1.0.0", "stable", 75)]
     servers = {"stable": stable, "canary": canary}
-    slices = [slice_object(name, http=server.port, addresses=[address]) for name, server in servers.items()]
+    pods = [pod_object(name, http=server.port) for name, server in servers.items()]
     envoy = await start(router.xds_port, router.listener_port)
     route = route_object(backends=backends, sticky={"header": "x-user-id"})
-    await asyncio.to_thread(apply, api_server, *slices, route)
+    await asyncio.to_thread(apply, api_server, *pods, route)
     stored = await eventually(confirmed(api_server), 20, "confirmed")
     assert {item["modelVersion"]: item["percent"] for item in stored["status"]["weights"]} == {
         "connect4-1.1.0": 25,

@@ -13,8 +13,8 @@ from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.router.support import backend, route_object, slice_object
-from tidegate.router.endpoints import EndpointTable, parse_slice
+from tests.router.support import backend, pod_object, route_object
+from tidegate.router.endpoints import EndpointTable, parse_pod
 from tidegate.router.parts import Kind
 from tidegate.router.routes import parse_route
 from tidegate.router.session import ProxySession, Request, Response
@@ -143,19 +143,19 @@ class Line:
 
 
 Shape = dict[str, tuple[tuple[int, int], tuple[bool, bool]]]
-"""Route name -> services (old, new) and whether each has a ready endpoint."""
+"""Route name -> workloads (old, new) and whether each has a ready endpoint."""
 
 
 def snapshot_of(shape: Shape) -> Snapshot:
     table = EndpointTable()
     records = []
-    for name, (services, ready) in shape.items():
-        versions = dict.fromkeys(services)
+    for name, (workloads, ready) in shape.items():
+        versions = dict.fromkeys(workloads)
         backends = [backend(f"v{n}", f"{name}-{n}", 100 / len(versions)) for n in versions]
         records.append(parse_route(route_object(name, backends=backends)))
-        for service, is_ready in zip(services, ready, strict=True):
-            item = slice_object(f"{name}-{service}", ready=is_ready)
-            table.put(("default", item["metadata"]["name"]), parse_slice(item))
+        for workload, is_ready in zip(workloads, ready, strict=True):
+            pod = pod_object(f"{name}-{workload}", ready=is_ready)
+            table.put(("default", pod["metadata"]["name"]), parse_pod(pod))
     compiled = {record.key: compile_route(record.view, table) for record in records if record.view}
     return assemble_snapshot(records, compiled, 8000)
 
@@ -168,7 +168,7 @@ changes = st.lists(st.tuples(shapes, st.lists(st.integers(0, 2), max_size=12), s
 
 
 def step(choices: list[int], reconnect: bool, **routes: str) -> tuple[Shape, list[int], bool]:
-    """Write a step shortly: a route's value is the number of its service, with ! when that has no ready endpoint."""
+    """Write a step shortly: a route's value is the number of its workload, with ! when that has no ready endpoint."""
     shape = {name: ((int(text[0]),) * 2, (not text.endswith("!"),) * 2) for name, text in routes.items()}
     return shape, choices, reconnect
 
@@ -208,8 +208,8 @@ def test_no_request_ever_meets_a_missing_cluster(steps: list[tuple[Shape, list[i
     line.proxy.check()
 
 
-def ready(*services: int) -> tuple[tuple[int, int], tuple[bool, bool]]:
-    first, last = services[0], services[-1]
+def ready(*workloads: int) -> tuple[tuple[int, int], tuple[bool, bool]]:
+    first, last = workloads[0], workloads[-1]
     return (first, last), (True, True)
 
 
@@ -225,8 +225,8 @@ def test_a_weight_change_sends_its_route_only() -> None:
     line.settle(snapshot_of({"one": ready(0, 1), "two": ready(0)}))
     line.proxy.received.clear()
     table = EndpointTable()
-    for service in ("one-0", "one-1", "two-0"):
-        table.put(("default", f"{service}-a"), parse_slice(slice_object(service)))
+    for workload in ("one-0", "one-1", "two-0"):
+        table.put(("default", f"{workload}-a"), parse_pod(pod_object(workload)))
     specs = {"one": [backend("v0", "one-0", 30), backend("v1", "one-1", 70)], "two": [backend("v0", "two-0", 100)]}
     records = [parse_route(route_object(name, backends=backends)) for name, backends in specs.items()]
     compiled = {record.key: compile_route(record.view, table) for record in records if record.view}
@@ -238,8 +238,8 @@ def test_a_changed_endpoint_is_sent_alone() -> None:
     line = Line()
     line.settle(snapshot_of({"one": ready(0), "two": ready(0)}))
     table = EndpointTable()
-    for service, address in (("one-0", "127.0.0.1"), ("two-0", "127.0.0.9")):
-        table.put(("default", f"{service}-a"), parse_slice(slice_object(service, addresses=[address])))
+    for workload, address in (("one-0", "127.0.0.1"), ("two-0", "127.0.0.9")):
+        table.put(("default", f"{workload}-a"), parse_pod(pod_object(workload, address=address)))
     records = [parse_route(route_object(name, backends=[backend("v0", f"{name}-0", 100)])) for name in ("one", "two")]
     compiled = {record.key: compile_route(record.view, table) for record in records if record.view}
     responses = line.session.respond(assemble_snapshot(records, compiled, 8000))

@@ -15,8 +15,8 @@ from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 
-from tests.router.support import backend, route_object, slice_object
-from tidegate.router.endpoints import EndpointTable, parse_slice
+from tests.router.support import backend, pod_object, route_object
+from tidegate.router.endpoints import EndpointTable, parse_pod
 from tidegate.router.parts import version_of
 from tidegate.router.routes import parse_route
 from tidegate.router.snapshot import Snapshot, assemble_snapshot, compile_route
@@ -25,15 +25,16 @@ GOLDEN = Path(__file__).parent / "golden"
 STABLE = backend("connect4-1.0.0", "connect4-aaaa", 95)
 CANARY = backend("connect4-1.1.0", "connect4-bbbb", 5, "Canary")
 STICKY = {"header": "X-User-Id"}
-MIRROR = {"modelVersion": "connect4-2.0.0", "service": "connect4-cccc", "percent": 12.5}
+MIRROR = {"modelVersion": "connect4-2.0.0", "workload": "connect4-cccc", "percent": 12.5}
 ALL = ("connect4-aaaa", "connect4-bbbb", "connect4-cccc")
 
 
 def build(*objects: dict[str, Any], ready: tuple[str, ...] = ALL) -> Snapshot:
     table = EndpointTable()
-    for number, service in enumerate(ALL):
-        item = slice_object(service, addresses=[f"10.0.{number}.2", f"10.0.{number}.1"], ready=service in ready)
-        table.put(("default", item["metadata"]["name"]), parse_slice(item))
+    for number, workload in enumerate(ALL):
+        for host in (2, 1):
+            pod = pod_object(workload, address=f"10.0.{number}.{host}", ready=workload in ready)
+            table.put(("default", f"{workload}-{host}"), parse_pod(pod))
     records = [parse_route(obj) for obj in objects]
     compiled = {record.key: compile_route(record.view, table) for record in records if record.view}
     return assemble_snapshot(records, compiled, 8000)

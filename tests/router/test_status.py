@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.router.support import backend, route_object, slice_object
+from tests.router.support import backend, pod_object, route_object
 from tidegate.api.route import RouteStatus
-from tidegate.router.endpoints import EndpointTable, parse_slice
+from tidegate.router.endpoints import EndpointTable, parse_pod
 from tidegate.router.fleet import Fleet, Standing
 from tidegate.router.parts import Kind, Part
 from tidegate.router.routes import parse_route
@@ -21,8 +21,8 @@ DONE = Standing(connected=2, acknowledged=2)
 
 def compiled(*ready: str) -> CompiledRoute:
     table = EndpointTable()
-    for service in ready:
-        table.put(("default", service), parse_slice(slice_object(service)))
+    for workload in ready:
+        table.put(("default", workload), parse_pod(pod_object(workload)))
     backends = [backend("v1", "stable", 70), backend("v2", "canary", 30, "Canary")]
     view = parse_route(route_object(backends=backends)).view
     assert view

@@ -1,6 +1,7 @@
 """Deployment, reconciled in a small world: releases, faults between any two requests, restarts, bad input."""
 
 import contextlib
+import copy
 import itertools
 import json
 from datetime import UTC, datetime
@@ -18,10 +19,10 @@ from tests.runtime.release_world import (
     model_version,
 )
 from tidegate.domain.manifests import names
-from tidegate.domain.manifests.serving import DOCUMENT_ANNOTATION, MODEL_VERSION_ANNOTATION, SERVING_LABEL
+from tidegate.domain.manifests.serving import DOCUMENT_ANNOTATION, MODEL_VERSION_ANNOTATION
 from tidegate.domain.release import Measurement
 from tidegate.errors import Conflict, Refused, Unavailable
-from tidegate.ports import ABTEST, MODEL_VERSION, POD, SERVICE, WORKLOAD, Key, Kind
+from tidegate.ports import ABTEST, MODEL_VERSION, POD, SERVICE, WORKLOAD, Key
 
 CANARY = {"strategy": {"type": "Canary", "canary": CANARY_STEPS}}
 WATCHED = CANARY | {"analysis": {"interval": "2s", "metrics": [{"name": "errorRate", "max": 0.05}]}}
@@ -59,24 +60,35 @@ SHADOWED = {
     "analysis": {"interval": "2s"},
 }
 COMPARATOR = {"tidegate.dev/component": "comparator"}
+SERVING = {"tidegate.dev/component": "serving"}
+
+
+def of_comparators(made: ReleaseWorld) -> list[Key]:
+    """Return all that belongs to comparators: Services, then workloads."""
+    found = ((kind, each) for kind in (SERVICE, WORKLOAD) for each in made.objects.list(kind, "default", COMPARATOR))
+    return [Key(kind, "default", each["metadata"]["name"]) for kind, each in found]
 
 
 async def test_a_shadowed_version_gets_copies_until_its_answers_are_compared() -> None:
-    """Requirement 0.40: Service and pod of the comparator, copies by way of it, and nothing of it afterwards."""
+    """Requirement 0.40: Services and pod of the comparator, copies by way of it, and nothing of it afterwards."""
     made = world(**SHADOWED)
     await made.settle(3)
     made.say("2.0.0", "disagreement", Measurement(0.001, samples=4000))
     made.release("2.0.0")
     await made.settle(5)
     (comparator,) = made.objects.list(WORKLOAD, "default", COMPARATOR)
-    (service,) = made.objects.list(SERVICE, "default", COMPARATOR)
     route = made.objects.get(ROUTE_KEY)
     assert route is not None
-    mirror = {"modelVersion": "connect4-2.0.0", "service": service["metadata"]["name"], "percent": 40}
+    mirror = {"modelVersion": "connect4-2.0.0", "workload": comparator["metadata"]["name"], "percent": 40}
     assert route["spec"]["mirror"] == mirror
     assert [each["percent"] for each in route["spec"]["backends"]] == [100]
     document = json.loads(comparator["spec"]["template"]["spec"]["containers"][0]["env"][0]["value"])
     assert [document[side]["modelVersion"] for side in ("stable", "shadow")] == ["connect4-1.0.0", "connect4-2.0.0"]
+    hosts = {document[side]["grpcAddress"].partition(".")[0] for side in ("stable", "shadow")}
+    assert {each["metadata"]["name"] for each in made.objects.list(SERVICE, "default", COMPARATOR)} == hosts
+    asked = {each["metadata"]["name"] for each in made.objects.list(WORKLOAD, "default", SERVING)}
+    services = made.objects.list(SERVICE, "default", COMPARATOR)
+    assert {each["spec"]["selector"][names.WORKLOAD_LABEL] for each in services} == asked
     assert made.status["canary"]["mirrorPercent"] == 40
     assert made.status["canary"]["percent"] == 0
     await made.settle(20)
@@ -131,21 +143,60 @@ async def test_no_copies_go_to_a_version_that_users_get_to() -> None:
     assert route["spec"]["mirror"]["modelVersion"] == "connect4-2.0.0"
 
 
-@pytest.mark.parametrize("kind", [SERVICE, WORKLOAD])
-async def test_what_is_left_of_a_comparator_is_made_whole_or_removed(kind: Kind) -> None:
-    """Half of it, as a death between two writes leaves it: mended while it is needed, removed when it is not."""
+@pytest.mark.parametrize("gone", [{0}, {1}, {2}, {0, 1}, {0, 2}, {1, 2}], ids=str)
+async def test_what_is_left_of_a_comparator_is_made_whole_or_removed(gone: set[int]) -> None:
+    """Some of it, as a death between two writes leaves it: mended while it is needed, removed when it is not."""
     made = world(**SHADOWED)
     await made.settle(3)
     made.release("2.0.0")
     await made.settle(5)
-    (half,) = made.objects.list(kind, "default", COMPARATOR)
-    made.objects.remove(Key(kind, "default", half["metadata"]["name"]))
+    whole = of_comparators(made)
+    assert [key.kind for key in whole] == [SERVICE, SERVICE, WORKLOAD]
+    for number in gone:
+        made.objects.remove(whole[number])
     await made.settle(5)
-    assert [len(made.objects.list(each, "default", COMPARATOR)) for each in (SERVICE, WORKLOAD)] == [1, 1]
+    assert of_comparators(made) == whole
     made.release("1.0.0")
-    made.objects.remove(Key(kind, "default", half["metadata"]["name"]))
+    for number in gone:
+        made.objects.remove(whole[number])
     await made.settle(20)
-    assert [len(made.objects.list(each, "default", COMPARATOR)) for each in (SERVICE, WORKLOAD)] == [0, 0]
+    assert of_comparators(made) == []
+
+
+@pytest.mark.parametrize("number", range(4))
+async def test_nothing_of_a_comparator_is_left_by_an_operator_that_dies_while_it_removes_it(number: int) -> None:
+    """The shadowed version's workload, the comparator's and both Services go, one after another."""
+    made = world(**SHADOWED)
+    await made.settle(3)
+    made.release("2.0.0")
+    await made.settle(5)
+    calls = itertools.count()
+
+    def kill(verb: str, _: Key) -> Exception | None:
+        dies = verb == "delete" and next(calls) == number
+        return Unavailable("Killed", "the operator is killed here") if dies else None
+
+    made.objects.fault = kill
+    made.release("1.0.0")
+    await made.settle(20)
+    assert next(calls) > number
+    assert of_comparators(made) == []
+    assert served(made) == ["connect4-1.0.0"]
+
+
+async def test_a_service_to_a_stable_version_of_before_goes_with_the_rest_of_a_comparator() -> None:
+    made = world(**SHADOWED)
+    await made.settle(3)
+    made.release("2.0.0")
+    await made.settle(5)
+    former = copy.deepcopy(made.objects.list(SERVICE, "default", COMPARATOR)[0])
+    former["metadata"]["name"] = "connect4-former"
+    made.objects.put(former)
+    await made.settle(2)
+    assert len(of_comparators(made)) == 4
+    made.release("1.0.0")
+    await made.settle(20)
+    assert of_comparators(made) == []
 
 
 async def test_a_comparator_that_does_not_start_is_said_and_no_version_is_blamed() -> None:
@@ -187,9 +238,7 @@ async def test_a_release_takes_its_steps_and_keeps_the_pods() -> None:
     assert made.status["history"][0]["outcome"] == "Promoted"
     (left,) = made.workloads()
     assert left["metadata"]["annotations"]["tidegate.dev/model-version"] == "connect4-2.0.0"
-    gone = names.serving("connect4", "connect4-1.0.0", "1" * 64)
-    for kind in (WORKLOAD, SERVICE):
-        assert made.objects.get(Key(kind, "default", gone)) is None
+    assert [key for key in made.objects if key.kind == SERVICE] == [ENDPOINT], "no version has one"
 
 
 async def test_a_bad_canary_is_rolled_back_and_every_decision_is_told_the_same_everywhere() -> None:
@@ -364,7 +413,7 @@ async def test_what_keeps_pods_from_being_ready_is_said_with_the_remedy() -> Non
     await made.settle(1)
     (live,) = made.workloads()
     labels = live["spec"]["template"]["metadata"]["labels"]
-    assert labels[SERVING_LABEL] == live["metadata"]["name"]
+    assert labels[names.WORKLOAD_LABEL] == live["metadata"]["name"]
     waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "triton:1"'}
     container = {"name": "triton", "image": "triton:1", "state": {"waiting": waiting}}
     made.objects.put(
@@ -387,10 +436,9 @@ async def test_deleted_children_are_made_again() -> None:
     made = world()
     await made.settle(3)
     (live,) = made.workloads()
-    for key in (ENDPOINT, Key(SERVICE, "default", live["metadata"]["name"])):
-        made.objects.remove(key)
-        await made.settle(1)
-        assert made.objects.get(key) is not None
+    made.objects.remove(ENDPOINT)
+    await made.settle(1)
+    assert made.objects.get(ENDPOINT) is not None
     made.objects.remove(Key(WORKLOAD, "default", live["metadata"]["name"]))
     await made.settle(3)
     assert len(made.workloads()) == 1
@@ -433,9 +481,9 @@ async def test_a_served_version_whose_model_version_was_deleted_goes_on_serving(
     assert made.shares == RELEASE[:1]
 
 
-@pytest.mark.parametrize("number", range(2))
-async def test_nothing_of_a_removed_version_is_left_by_an_operator_that_dies_in_between(number: int) -> None:
-    """Scenario rule 11: two objects go with a version, and the operator dies before one of them is deleted."""
+@pytest.mark.parametrize("place", ["fault", "lose_answer"])
+async def test_nothing_of_a_removed_version_is_left_by_an_operator_that_dies_meanwhile(place: str) -> None:
+    """Scenario rule 11: it dies before the workload is deleted, or before it is told so."""
     made = world(**QUICK)
     await made.settle(3)
     made.say("2.0.0", "errorRate", GOOD)
@@ -443,19 +491,18 @@ async def test_nothing_of_a_removed_version_is_left_by_an_operator_that_dies_in_
     calls = itertools.count()
 
     def kill(verb: str, _: Key) -> Exception | None:
-        return (
-            Unavailable("Killed", "the operator is killed here") if verb == "delete" and next(calls) == number else None
-        )
+        dies = verb == "delete" and next(calls) == 0
+        return Unavailable("Killed", "the operator is killed here") if dies else None
 
-    made.objects.fault = kill
+    setattr(made.objects, place, kill)
     await made.settle(30)
-    assert next(calls) > number
+    assert next(calls) > 0
     gone = names.serving("connect4", "connect4-1.0.0", "1" * 64)
     assert [key for key in made.objects if key.name == gone] == []
 
 
-async def test_nothing_is_left_of_a_version_that_never_got_its_pods() -> None:
-    """Scenario rule 11: its Service is made, the rest is not, and then the spec asks for another version."""
+async def test_a_version_that_cannot_get_its_pods_gives_way_to_the_next() -> None:
+    """Scenario rule 11: nothing is left of it."""
     made = world(**QUICK)
     await made.settle(3)
     never = names.serving("connect4", "connect4-2.0.0", "2" * 64)
@@ -464,12 +511,11 @@ async def test_nothing_is_left_of_a_version_that_never_got_its_pods() -> None:
     made.release("2.0.0")
     with contextlib.suppress(AssertionError):  # it does not come to rest
         await made.settle(0)
-    assert [key.kind for key in made.objects if key.name == never] == [SERVICE]
-    made.objects.fault = None
     made.say("3.0.0", "errorRate", GOOD)
     made.release("3.0.0")
     await made.settle(30)
     assert made.status["phase"] == "Healthy"
+    assert served(made) == ["connect4-3.0.0"]
     assert [key for key in made.objects if key.name == never] == []
 
 

@@ -12,7 +12,7 @@ from tests.runtime.release_world import CANARY_STEPS, KEY, POD, ReleaseWorld, de
 from tests.serving.file_server import FileServer, free_port, send, serve_files
 from tests.serving.onnx_models import policy_value, serving_document
 from tidegate.domain.manifests import names
-from tidegate.domain.manifests.serving import SERVING_LABEL, Platform
+from tidegate.domain.manifests.serving import Platform
 from tidegate.domain.pods import find_final_failure
 from tidegate.domain.release import VersionID
 from tidegate.ports import Key
@@ -153,7 +153,7 @@ def test_the_final_word_is_the_problem_even_where_another_pod_has_a_more_fundame
 
 
 def serving_pod(message: str, code: int, at: str) -> dict[str, Any]:
-    labels = names.child_labels("serving", {names.DEPLOYMENT_LABEL: "connect4"}) | {SERVING_LABEL: SERVING}
+    labels = names.child_labels("serving", {names.DEPLOYMENT_LABEL: "connect4"}) | {names.WORKLOAD_LABEL: SERVING}
     made = pod(last=ended(code, message, at))
     return made | {
         "apiVersion": "v1",

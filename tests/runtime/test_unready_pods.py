@@ -8,14 +8,13 @@ import pytest
 
 from tests.runtime.release_world import CANARY_STEPS, ReleaseWorld, deployment, model_version
 from tidegate.domain.manifests import names
-from tidegate.domain.manifests.serving import SERVING_LABEL
 from tidegate.ports import Manifest
 
 
 def pod(version: str, **status: Any) -> Manifest:
     """A pod of a version, as the kubelet and the scheduler show it."""
     serving = names.serving("connect4", f"connect4-{version}", version[0] * 64)
-    labels = names.child_labels("serving", {names.DEPLOYMENT_LABEL: "connect4"}) | {SERVING_LABEL: serving}
+    labels = names.child_labels("serving", {names.DEPLOYMENT_LABEL: "connect4"}) | {names.WORKLOAD_LABEL: serving}
     metadata = {"name": f"{serving}-a", "namespace": "default", "labels": labels}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": {"phase": "Pending"} | status}
 

@@ -118,7 +118,7 @@ async def test_pods_get_the_pull_secrets_of_the_namespaces_account(cluster: Clus
     _, validation = build_validation(version, VALIDATION)
     artifact = ArtifactReference(uri="s3://b/m.onnx", sha256=SHA)
     served = Served(cluster.namespace, "connect4", "u", "connect4-1.0.0", artifact, None, Serving())
-    workload = build_serving(served, Platform("agent:1", "triton:1"), 1).workload
+    workload = build_serving(served, Platform("agent:1", "triton:1"), 1)
     for made in (training, validation, workload):
         pod = await cluster.try_create(as_pod(made, cluster.namespace))
         assert pod["spec"]["serviceAccountName"] == "default"

@@ -27,6 +27,11 @@ app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
+{{/* The same selector as the API takes it: key=value,key=value. */}}
+{{- define "tidegate.selectorText" -}}
+{{- include "tidegate.selector" . | replace ": " "=" | replace "\n" "," -}}
+{{- end -}}
+
 {{/* Reference of one of the project's images; call with (list . "model-agent" .Values.operator.images.modelAgent). */}}
 {{- define "tidegate.image" -}}
 {{- $root := index . 0 -}}

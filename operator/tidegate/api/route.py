@@ -45,12 +45,12 @@ class RouteSticky(Sticky):
     """Hashed together with the header's value: with another salt other users fall into the same share."""
 
 
-ServiceName = Annotated[
+WorkloadName = Annotated[
     str,
     Field(max_length=63),
     Matches(
         r"^[a-z]([a-z0-9-]*[a-z0-9])?$",
-        "write the name of a Service: a lower-case letter, then letters, digits and '-'",
+        "write the name of a workload: a lower-case letter, then letters, digits and '-'",
     ),
 ]
 
@@ -60,8 +60,8 @@ class Backend(Model):
 
     model_version: ObjectName
     """The ModelVersion that answers."""
-    service: ServiceName
-    """The Service of its pods."""
+    workload: WorkloadName
+    """The workload of its pods, as their label tidegate.dev/workload says."""
     percent: Percent
     """Its share of the traffic."""
     role: Role
@@ -75,8 +75,8 @@ class Mirror(Model):
 
     model_version: ObjectName
     """The ModelVersion that gets the copy."""
-    service: ServiceName
-    """The Service of its pods."""
+    workload: WorkloadName
+    """The workload of the pods that take the copies: a comparator."""
     percent: Percent
     """Share of the requests that is copied."""
 
@@ -91,7 +91,7 @@ class RouteSpec(Model):
             "the shares have to sum to 100; change percent, or leave backends empty",
             field="backends",
         ),
-        unique("backends", "two backends name one Service; merge them", key="service"),
+        unique("backends", "two backends name one workload; merge them", key="workload"),
     )
 
     deployment: ObjectName

@@ -61,8 +61,8 @@ __all__ = [
 class VersionID:
     """One artifact under one name: the same ModelVersion with another digest is another version.
 
-    ``names.serving(deployment, model_version, digest)`` gives its workload and its Service one name, so a Service
-    name found in a Route or on a child leads back to exactly one of these.
+    ``names.serving(deployment, model_version, digest)`` names its workload, so a workload's name found in a Route
+    leads back to exactly one of these.
     """
 
     model_version: str
@@ -154,7 +154,7 @@ class ObservedRoute:
 
     exists: bool = False
     backends: tuple[Backend, ...] = ()
-    """``spec.backends``, Service names resolved to versions (an unknown Service: its modelVersion, empty digest)."""
+    """``spec.backends``, workloads resolved to versions (an unknown workload: its modelVersion, empty digest)."""
     sticky: Stickiness | None = None
     """``spec.sticky``."""
     mirror: Mirror | None = None
@@ -313,8 +313,7 @@ class Observed:
     state_message: str = ""
     """``status.message`` of that ModelVersion: why it is rejected or what it waits for."""
     workloads: Mapping[VersionID, Workload] = field(default_factory=dict)
-    """Every workload that carries this Deployment's label, those that nobody remembers included; a Service without
-    one is a workload without pods."""
+    """Every workload that carries this Deployment's label, those that nobody remembers included."""
     route: ObservedRoute = ObservedRoute()
     comparators: Mapping[VersionID, Comparator] = field(default_factory=dict)
     """By shadowed version: every comparator of this Deployment."""

@@ -13,14 +13,7 @@ from tidegate.domain.experiment import find_experiment
 from tidegate.domain.manifests import names
 from tidegate.domain.manifests.comparator import build_comparator
 from tidegate.domain.manifests.route import build_route
-from tidegate.domain.manifests.serving import (
-    SERVING_LABEL,
-    Platform,
-    build_endpoint,
-    build_scale,
-    build_service,
-    build_serving,
-)
+from tidegate.domain.manifests.serving import Platform, build_endpoint, build_scale, build_serving
 from tidegate.domain.reasons import Action, Reason
 from tidegate.domain.release import (
     ApplyComparator,
@@ -68,7 +61,6 @@ from tidegate.reconcilers.observation import (
     make_shadowing,
     model_state,
     read_comparator,
-    read_remains,
     read_route,
     read_workload,
     version_of,
@@ -214,37 +206,34 @@ class DeploymentReconciler:
     def _read_workloads(
         self, deployment: Deployment, models: Mapping[str, ModelVersion], lives: Iterable[Manifest]
     ) -> dict[VersionID, Workload]:
-        services = self._children(SERVICE, "serving", deployment.metadata.namespace, deployment.metadata.name)
-        workloads = {version: read_remains(version) for each in services if (version := version_of(each))}
+        workloads = {}
         for live in lives:
             version = version_of(live)
             if version is None:
                 continue
             served = make_served(deployment, models, version)
-            pods = self._pods(deployment, live, "serving", SERVING_LABEL)
+            pods = self._pods(deployment, live, "serving")
             workloads[version] = read_workload(live, version, served, self._platform, pods)
         return workloads
 
     def _read_comparators(self, deployment: Deployment) -> dict[VersionID, Comparator]:
         where = (deployment.metadata.namespace, deployment.metadata.name)
         stable, canary = deployment.status.stable, deployment.status.canary
-        services, lives = (
-            {version: each for each in self._children(kind, "comparator", *where) if (version := version_of(each))}
-            for kind in (SERVICE, WORKLOAD)
-        )
+        services, lives = (self._children(kind, "comparator", *where) for kind in (SERVICE, WORKLOAD))
         found = {}
-        for version in {*services, *lives}:
+        for version in {version for each in (*services, *lives) if (version := version_of(each))}:
             wanted = None
-            if stable and canary and identify(canary) == version and version in services:
-                _, wanted = build_comparator(make_shadowing(deployment, version, identify(stable)), self._platform)
-            live = lives.get(version)
-            pods = self._pods(deployment, live, "comparator", names.COMPARATOR_LABEL) if live else []
+            if stable and canary and identify(canary) == version:
+                built = build_comparator(make_shadowing(deployment, version, identify(stable)), self._platform)
+                wanted = built.workload if _names(built.services) <= _names(services) else None
+            live = next((each for each in lives if version_of(each) == version), None)
+            pods = self._pods(deployment, live, "comparator") if live else []
             found[version] = read_comparator(live, wanted, pods)
         return found
 
-    def _pods(self, deployment: Deployment, live: Manifest, component: str, label: str) -> list[Manifest]:
+    def _pods(self, deployment: Deployment, live: Manifest, component: str) -> list[Manifest]:
         labels = names.child_labels(component, {names.DEPLOYMENT_LABEL: deployment.metadata.name})
-        mine = labels | {label: live["metadata"]["name"]}
+        mine = labels | {names.WORKLOAD_LABEL: live["metadata"]["name"]}
         return list(self._objects.list(POD, deployment.metadata.namespace, mine))
 
     # Act
@@ -260,7 +249,6 @@ class DeploymentReconciler:
             await self._objects.apply(route, decided_on=basis, resting_on=self._find_pods_of(scene, plan.route))
         for removal in plan.delete:
             await self._delete(scene, removal, basis)
-        await self._mend(scene, {each.version for each in plan.delete if isinstance(each, DeleteWorkload)})
         await self._apply_endpoint(scene)
 
     def _find_pods_of(self, scene: Scene, route: SetRoute) -> list[Manifest]:
@@ -273,8 +261,8 @@ class DeploymentReconciler:
         if isinstance(intent, ApplyWorkload):
             await self._apply_workload(scene, intent)
             return
-        shadowing = make_shadowing(scene.deployment, intent.version, intent.stable)
-        for manifest in build_comparator(shadowing, self._platform):
+        built = build_comparator(make_shadowing(scene.deployment, intent.version, intent.stable), self._platform)
+        for manifest in (*built.services, built.workload):
             await self._objects.apply(manifest)
 
     async def _apply_workload(self, scene: Scene, intent: ApplyWorkload) -> None:
@@ -285,25 +273,19 @@ class DeploymentReconciler:
             if self._objects.get(Key(WORKLOAD, scene.namespace, name)) is not None:
                 await self._objects.apply(scale, field_manager=SCALE_MANAGER)
             return
-        built = build_serving(served, self._platform, intent.replicas)
-        for manifest in (built.service, built.workload):
-            await self._objects.apply(manifest)
+        await self._objects.apply(build_serving(served, self._platform, intent.replicas))
 
     async def _delete(self, scene: Scene, removal: DeleteWorkload | DeleteComparator, basis: Manifest | None) -> None:
-        """The Service, which came first, goes last: while it is there, the next plan knows that something is left."""
-        name = _serving_name(scene, removal.version)
-        if isinstance(removal, DeleteComparator):
-            version = removal.version
-            name = names.comparator(scene.deployment.metadata.name, version.model_version, version.digest)
-        for kind in (WORKLOAD, SERVICE):
-            await self._objects.delete(Key(kind, scene.namespace, name), decided_on=basis if kind == WORKLOAD else None)
-
-    async def _mend(self, scene: Scene, leaving: set[VersionID]) -> None:
-        """Make again what somebody deleted or changed beside the workloads; nothing is sent while all is well."""
-        for version in scene.observed.workloads:
-            served = scene.served(version)
-            if served is not None and version not in leaving:
-                await self._objects.apply(build_service(served))
+        if isinstance(removal, DeleteWorkload):
+            key = Key(WORKLOAD, scene.namespace, _serving_name(scene, removal.version))
+            await self._objects.delete(key, decided_on=basis)
+            return
+        name, version = scene.deployment.metadata.name, removal.version
+        comparator = names.comparator(name, version.model_version, version.digest)
+        await self._objects.delete(Key(WORKLOAD, scene.namespace, comparator), decided_on=basis)
+        for each in self._children(SERVICE, "comparator", scene.namespace, name):
+            if version_of(each) == version:
+                await self._objects.delete(Key(SERVICE, scene.namespace, each["metadata"]["name"]))
 
     async def _apply_endpoint(self, scene: Scene) -> None:
         metadata = scene.deployment.metadata
@@ -340,6 +322,10 @@ class DeploymentReconciler:
         }
         self._telemetry.show_weights(metadata.namespace, metadata.name, weights)
         self._telemetry.show_analysis(metadata.namespace, metadata.name, values, verdicts)
+
+
+def _names(manifests: Iterable[Manifest]) -> set[str]:
+    return {each["metadata"]["name"] for each in manifests}
 
 
 def _serving_name(scene: Scene, version: VersionID) -> str:

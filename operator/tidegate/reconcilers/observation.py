@@ -45,7 +45,6 @@ __all__ = [
     "model_state",
     "read_child",
     "read_comparator",
-    "read_remains",
     "read_route",
     "read_workload",
     "version_of",
@@ -106,7 +105,7 @@ def model_state(models: Mapping[str, ModelVersion], version: VersionID) -> Model
 
 
 def version_of(child: Mapping[str, Any]) -> VersionID | None:
-    """Return which version a workload or a Service serves, from its annotations."""
+    """Return which version a workload or a comparator's Service is about, from its annotations."""
     annotations = child["metadata"].get("annotations") or {}
     name, digest = annotations.get(MODEL_VERSION_ANNOTATION), annotations.get(DIGEST_ANNOTATION)
     return VersionID(name, digest) if name and digest else None
@@ -182,11 +181,6 @@ def read_workload(
     )
 
 
-def read_remains(version: VersionID) -> Workload:
-    """Return what a version's Service alone tells: the workload is not made yet, or gone already; no pods."""
-    return Workload(version, replicas=0, ready=0, current=False, rolled_out=False)
-
-
 def _find_problem(live: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> str | None:
     return find_workload_problem(live) or find_pod_problem(pods)
 
@@ -196,10 +190,10 @@ def read_route(manifest: Manifest | None, deployment: str, known: Iterable[Versi
     if manifest is None:
         return ObservedRoute()
     route = Route.model_validate(manifest)
-    by_service = {names.serving(deployment, each.model_version, each.digest): each for each in known}
+    by_workload = {names.serving(deployment, each.model_version, each.digest): each for each in known}
     backends = tuple(
         Backend(
-            version=by_service.get(each.service, VersionID(each.model_version, "")),
+            version=by_workload.get(each.workload, VersionID(each.model_version, "")),
             percent=each.percent,
             role=each.role,
             variant=each.variant,
@@ -211,9 +205,9 @@ def read_route(manifest: Manifest | None, deployment: str, known: Iterable[Versi
         exists=True,
         backends=backends,
         sticky=Stickiness(route.spec.sticky.header, route.spec.sticky.salt) if route.spec.sticky else None,
-        mirror=Mirror(_find_mirrored(mirror, deployment, by_service.values()), mirror.percent) if mirror else None,
+        mirror=Mirror(_find_mirrored(mirror, deployment, by_workload.values()), mirror.percent) if mirror else None,
         confirmed=_is_route_seen(route) and is_true(route.status.conditions, "Ready"),
-        live=_read_live(route, backends, set(by_service.values())),
+        live=_read_live(route, backends, set(by_workload.values())),
         missing=route.status.proxies.missing,
         message=_read_message(route),
     )
@@ -232,8 +226,8 @@ def _is_route_seen(route: Route) -> bool:
 
 
 def _find_mirrored(mirror: RouteMirror, deployment: str, known: Iterable[VersionID]) -> VersionID:
-    by_service = {names.comparator(deployment, each.model_version, each.digest): each for each in known}
-    return by_service.get(mirror.service, VersionID(mirror.model_version, ""))
+    by_workload = {names.comparator(deployment, each.model_version, each.digest): each for each in known}
+    return by_workload.get(mirror.workload, VersionID(mirror.model_version, ""))
 
 
 def read_comparator(
@@ -242,8 +236,8 @@ def read_comparator(
     """Read the apps/v1 Deployment of a comparator.
 
     Args:
-        live: The workload; None if there is only its Service.
-        wanted: What the builder makes now; None if nobody needs it, or its Service is missing.
+        live: The workload; None if there are only Services.
+        wanted: What the builder makes now; None if nobody needs it, or a Service is missing.
         pods: Its pods.
     """
     if live is None:

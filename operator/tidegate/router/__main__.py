@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from tidegate.garbage import collect_seldom
 from tidegate.router.app import Router, Sources
-from tidegate.router.kube import KubeStatusWriter, connect, endpoint_slices, routes
+from tidegate.router.kube import KubeStatusWriter, connect, pods, routes
 from tidegate.router.logs import configure_logs
 from tidegate.router.settings import RouterSettings
 
@@ -23,12 +23,11 @@ async def serve(settings: RouterSettings) -> None:
     namespaces: list[str | None] = [*settings.namespace_list] or [None]
     async with await connect() as api:
         proxies = None
-        if settings.proxy_service:
-            selector = f"kubernetes.io/service-name={settings.proxy_service}"
-            proxies = endpoint_slices(api, settings.proxy_namespace, selector)
+        if settings.proxy_selector:
+            proxies = pods(api, settings.proxy_namespace, settings.proxy_selector)
         sources = Sources(
             routes=[routes(api, namespace) for namespace in namespaces],
-            slices=[endpoint_slices(api, namespace, settings.endpoint_selector) for namespace in namespaces],
+            pods=[pods(api, namespace, settings.pod_selector) for namespace in namespaces],
             proxies=proxies,
         )
         await Router(settings, sources, KubeStatusWriter(api)).run(stop)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tidegate.router.ads import AdsServer
 from tidegate.router.control import Control
-from tidegate.router.endpoints import EndpointTable, parse_slice
+from tidegate.router.endpoints import EndpointTable, parse_pod
 from tidegate.router.health import HealthServer
 from tidegate.router.metrics import RouterMetrics
 from tidegate.router.recorder import StatusRecorder, StatusWriter
@@ -21,11 +21,11 @@ _STOP_SECONDS = 1.0
 
 
 class Sources:
-    """Where Routes, their endpoints and the proxies' own endpoints come from."""
+    """Where Routes, the pods that they lead to and the proxies' pods come from."""
 
-    def __init__(self, routes: list[Source], slices: list[Source], proxies: Source | None = None) -> None:
+    def __init__(self, routes: list[Source], pods: list[Source], proxies: Source | None = None) -> None:
         self.routes = routes
-        self.slices = slices
+        self.pods = pods
         self.proxies = proxies
 
 
@@ -46,7 +46,7 @@ class Router:
             delay=settings.status_delay_seconds,
             startup_grace=settings.startup_grace_seconds,
         )
-        self._proxies = _ProxyPods(self.control, (settings.proxy_namespace, settings.proxy_service))
+        self._proxies = _ProxyPods(self.control)
         self._reflectors = self._build_reflectors(sources)
         self.control.publish = self._ads.publish
         self.control.mark = self._recorder.mark
@@ -82,7 +82,7 @@ class Router:
     def _build_reflectors(self, sources: Sources) -> list[Reflector]:
         control = self.control
         reflectors = [self._reflector(source, control.put_route, control.remove_route) for source in sources.routes]
-        reflectors += [self._reflector(source, control.put_slice, control.remove_slice) for source in sources.slices]
+        reflectors += [self._reflector(source, control.put_pod, control.remove_pod) for source in sources.pods]
         if sources.proxies is not None:
             reflectors.append(self._reflector(sources.proxies, self._proxies.put, self._proxies.remove))
         return reflectors
@@ -92,17 +92,16 @@ class Router:
 
 
 class _ProxyPods:
-    """Follows the EndpointSlices of the proxies' own Service."""
+    """Follows the proxies' own pods."""
 
-    def __init__(self, control: Control, service: tuple[str, str]) -> None:
+    def __init__(self, control: Control) -> None:
         self._control = control
-        self._service = service
         self._table = EndpointTable()
 
     def put(self, key: tuple[str, str], obj: Mapping[str, Any]) -> None:
-        self._table.put(key, parse_slice(obj))
-        self._control.expect(self._table.pods(self._service))
+        self._table.put(key, parse_pod(obj))
+        self._control.expect(self._table.pods())
 
     def remove(self, key: tuple[str, str]) -> None:
         self._table.remove(key)
-        self._control.expect(self._table.pods(self._service))
+        self._control.expect(self._table.pods())

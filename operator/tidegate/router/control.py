@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from tidegate.router.endpoints import EndpointTable, ServiceKey, parse_slice
+from tidegate.router.endpoints import EndpointTable, WorkloadKey, parse_pod
 from tidegate.router.fleet import Fleet, Standing
 from tidegate.router.metrics import RouterMetrics
 from tidegate.router.names import route_key
@@ -37,7 +37,7 @@ class Control:
         self._fleet = Fleet(grace)
         self._records: dict[str, RouteRecord] = {}
         self._compiled: dict[str, CompiledRoute] = {}
-        self._users: dict[ServiceKey, set[str]] = {}
+        self._users: dict[WorkloadKey, set[str]] = {}
         self._table = EndpointTable()
         self._dirty: set[str] = set()
         self._opened = self._scheduled = False
@@ -65,16 +65,16 @@ class Control:
         if self._records.pop(name, None):
             self._change({name})
 
-    def put_slice(self, key: Key, obj: Mapping[str, Any]) -> None:
-        """Take in an EndpointSlice."""
-        self._endpoints_changed(self._table.put(key, parse_slice(obj)))
+    def put_pod(self, key: Key, obj: Mapping[str, Any]) -> None:
+        """Take in a pod."""
+        self._endpoints_changed(self._table.put(key, parse_pod(obj)))
 
-    def remove_slice(self, key: Key) -> None:
-        """Forget an EndpointSlice."""
+    def remove_pod(self, key: Key) -> None:
+        """Forget a pod."""
         self._endpoints_changed(self._table.remove(key))
 
     def expect(self, pods: frozenset[str]) -> None:
-        """Set which proxies stand ready behind their Service."""
+        """Set which proxies are ready."""
         if pods != self._fleet.expected:
             self._fleet.expected = pods
             self.mark(tuple(self._records))
@@ -107,8 +107,8 @@ class Control:
         conflict = self.snapshot.conflicts.get(key, "")
         return record, RouteFacts(record.generation, compiled, standing, record.problem, conflict)
 
-    def _endpoints_changed(self, services: set[ServiceKey]) -> None:
-        self._change({key for service in services for key in self._users.get(service, ())})
+    def _endpoints_changed(self, workloads: set[WorkloadKey]) -> None:
+        self._change({key for workload in workloads for key in self._users.get(workload, ())})
 
     def _change(self, keys: set[str]) -> None:
         self._dirty |= keys
@@ -152,9 +152,9 @@ class Control:
             _log.error("route is invalid", extra={"route": key, "problem": record.problem})
 
     def _index(self, old: CompiledRoute | None, new: CompiledRoute | None, key: str) -> None:
-        for service in old.services if old else ():
-            self._users[service].discard(key)
-            if not self._users[service]:
-                del self._users[service]
-        for service in new.services if new else ():
-            self._users.setdefault(service, set()).add(key)
+        for workload in old.workloads if old else ():
+            self._users[workload].discard(key)
+            if not self._users[workload]:
+                del self._users[workload]
+        for workload in new.workloads if new else ():
+            self._users.setdefault(workload, set()).add(key)

@@ -1,103 +1,97 @@
-"""EndpointSlices reduced to what traffic may use: addresses that are ready and not going away."""
+"""Pods reduced to what traffic may use: addresses that are ready and not going away."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-__all__ = ["Address", "EndpointSlice", "EndpointTable", "ServiceKey", "parse_slice"]
+from tidegate.domain.manifests.names import WORKLOAD_LABEL
 
-SERVICE_LABEL = "kubernetes.io/service-name"
+__all__ = ["Address", "EndpointTable", "ReadyPod", "WorkloadKey", "parse_pod"]
 
-ServiceKey = tuple[str, str]
-"""Namespace and name of a Service."""
+WorkloadKey = tuple[str, str]
+"""Namespace and name of a workload."""
 Address = tuple[str, int]
 """IP address and port."""
+PodKey = tuple[str, str]
+"""Namespace and name of a pod."""
+
+_ENDED = ("Succeeded", "Failed")
 
 
 @dataclass(frozen=True, slots=True)
-class EndpointSlice:
-    """The usable part of one EndpointSlice."""
+class ReadyPod:
+    """A pod that may get traffic."""
 
-    service: ServiceKey
+    workload: WorkloadKey
+    address: str
     ports: tuple[tuple[str, int], ...] = ()
-    addresses: tuple[str, ...] = ()
-    pods: tuple[str, ...] = ()
+    """Name and number of each named port."""
 
 
-def parse_slice(obj: Mapping[str, Any]) -> EndpointSlice:
-    """Read an EndpointSlice; an endpoint counts when it is ready (unset means yes) and not terminating."""
-    metadata = obj["metadata"]
-    service = (metadata["namespace"], metadata.get("labels", {}).get(SERVICE_LABEL, ""))
-    usable = [endpoint for endpoint in obj.get("endpoints") or () if _usable(endpoint)]
-    return EndpointSlice(
-        service=service,
-        ports=tuple((port.get("name") or "", port["port"]) for port in obj.get("ports") or () if port.get("port")),
-        addresses=tuple(sorted(endpoint["addresses"][0] for endpoint in usable if _is_ip(endpoint["addresses"]))),
-        pods=tuple(sorted(pod for endpoint in usable if (pod := (endpoint.get("targetRef") or {}).get("name")))),
-    )
+def parse_pod(obj: Mapping[str, Any]) -> ReadyPod | None:
+    """Read a pod; None while it is not ready, and from the moment when it is asked to end."""
+    metadata, status = obj["metadata"], obj.get("status") or {}
+    address = status.get("podIP", "")
+    if metadata.get("deletionTimestamp") or not _is_ready(status) or not _is_ip(address):
+        return None
+    workload = (metadata["namespace"], (metadata.get("labels") or {}).get(WORKLOAD_LABEL, ""))
+    ports = (port for container in obj["spec"]["containers"] for port in container.get("ports") or ())
+    return ReadyPod(workload, address, tuple((port["name"], port["containerPort"]) for port in ports if "name" in port))
 
 
-def _usable(endpoint: Mapping[str, Any]) -> bool:
-    conditions = endpoint.get("conditions") or {}
-    return conditions.get("ready") is not False and not conditions.get("terminating")
+def _is_ready(status: Mapping[str, Any]) -> bool:
+    """A pod that ended without its kubelet keeps its condition, and its address may be another pod's by now."""
+    conditions = status.get("conditions") or ()
+    is_ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+    return is_ready and status.get("phase") not in _ENDED
 
 
-def _is_ip(addresses: list[str]) -> bool:
-    """All addresses of one endpoint are the same pod; slices of type FQDN carry names, which traffic cannot use."""
+def _is_ip(address: str) -> bool:
     try:
-        ip_address(addresses[0])
-    except (IndexError, ValueError):
+        ip_address(address)
+    except ValueError:
         return False
     return True
 
 
 @dataclass(slots=True)
 class EndpointTable:
-    """All watched slices, by namespace and name, with an index by Service."""
+    """The pods that are ready, by namespace and name, with an index by workload."""
 
-    _slices: dict[tuple[str, str], EndpointSlice] = field(default_factory=dict)
-    _by_service: dict[ServiceKey, set[tuple[str, str]]] = field(default_factory=dict)
+    _pods: dict[PodKey, ReadyPod] = field(default_factory=dict)
+    _by_workload: dict[WorkloadKey, set[PodKey]] = field(default_factory=dict)
 
-    def put(self, key: tuple[str, str], item: EndpointSlice) -> set[ServiceKey]:
-        """Store one slice and return the Services whose endpoints changed."""
-        old = self._slices.get(key)
-        if old == item:
+    def put(self, key: PodKey, pod: ReadyPod | None) -> set[WorkloadKey]:
+        """Store what is usable of one pod and return the workloads whose endpoints changed."""
+        if self._pods.get(key) == pod:
             return set()
         changed = self.remove(key)
-        self._slices[key] = item
-        self._by_service.setdefault(item.service, set()).add(key)
-        return changed | {item.service}
+        if pod is None:
+            return changed
+        self._pods[key] = pod
+        self._by_workload.setdefault(pod.workload, set()).add(key)
+        return changed | {pod.workload}
 
-    def remove(self, key: tuple[str, str]) -> set[ServiceKey]:
-        """Forget one slice and return the Services whose endpoints changed."""
-        old = self._slices.pop(key, None)
+    def remove(self, key: PodKey) -> set[WorkloadKey]:
+        """Forget one pod and return the workloads whose endpoints changed."""
+        old = self._pods.pop(key, None)
         if old is None:
             return set()
-        keys = self._by_service[old.service]
+        keys = self._by_workload[old.workload]
         keys.discard(key)
         if not keys:
-            del self._by_service[old.service]
-        return {old.service}
+            del self._by_workload[old.workload]
+        return {old.workload}
 
-    def keys(self) -> set[tuple[str, str]]:
-        """Return the namespace and name of every slice."""
-        return set(self._slices)
-
-    def addresses(self, service: ServiceKey, port_name: str) -> tuple[Address, ...]:
-        """Return the usable addresses of a Service's named port, sorted, each once."""
-        found = {
-            (address, port)
-            for item in self._of(service)
-            for name, port in item.ports
-            if name == port_name
-            for address in item.addresses
-        }
+    def addresses(self, workload: WorkloadKey, port_name: str) -> tuple[Address, ...]:
+        """Return the usable addresses of a workload's named port, sorted, each once."""
+        found = {(pod.address, port) for pod in self._of(workload) for name, port in pod.ports if name == port_name}
         return tuple(sorted(found))
 
-    def pods(self, service: ServiceKey) -> frozenset[str]:
-        """Return the names of the usable pods behind a Service."""
-        return frozenset(pod for item in self._of(service) for pod in item.pods)
+    def pods(self) -> frozenset[str]:
+        """Return the names of all usable pods."""
+        return frozenset(name for _, name in self._pods)
 
-    def _of(self, service: ServiceKey) -> Iterable[EndpointSlice]:
-        return (self._slices[key] for key in self._by_service.get(service, ()))
+    def _of(self, workload: WorkloadKey) -> Iterable[ReadyPod]:
+        return (self._pods[key] for key in self._by_workload.get(workload, ()))

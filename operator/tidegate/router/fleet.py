@@ -26,9 +26,9 @@ class Standing:
 class Fleet:
     """All proxies, by node id, which is the name of their pod.
 
-    A connected proxy must acknowledge. So must a ready pod behind the proxies' Service that is *not* connected: it
-    still serves users, with old weights. Where that Service is not known (``expected`` is None), a proxy that
-    disconnected is waited for during ``grace`` seconds, so that one that died blocks no rollout for ever.
+    A connected proxy must acknowledge. So must a proxy's ready pod that is *not* connected: it still serves users,
+    with old weights. Where these pods are not known (``expected`` is None), a proxy that disconnected is waited for
+    during ``grace`` seconds, so that one that died blocks no rollout for ever.
     """
 
     def __init__(self, grace: float) -> None:

@@ -16,7 +16,7 @@ from tidegate.router.recorder import ObsoleteError
 from tidegate.router.reflector import GoneError, Page, UnavailableError, WatchEvent
 from tidegate.router.routes import RouteRecord
 
-__all__ = ["KubeSource", "KubeStatusWriter", "connect", "endpoint_slices", "routes"]
+__all__ = ["KubeSource", "KubeStatusWriter", "connect", "pods", "routes"]
 
 FIELD_MANAGER = "tidegate-router"
 _REQUEST_SECONDS = 15.0
@@ -39,35 +39,35 @@ async def connect() -> client.ApiClient:
 
 def routes(api: client.ApiClient, namespace: str | None) -> "KubeSource":
     """Watch the Routes of one namespace, or of all."""
-    return KubeSource(api, GROUP, VERSION, "routes", namespace)
+    objects = client.CustomObjectsApi(api)
+    kind = {"group": GROUP, "version": VERSION, "plural": "routes"}
+    if namespace is None:
+        return KubeSource("routes", objects.list_cluster_custom_object_without_preload_content, kind)
+    call = objects.list_namespaced_custom_object_without_preload_content
+    return KubeSource("routes", call, kind | {"namespace": namespace})
 
 
-def endpoint_slices(api: client.ApiClient, namespace: str | None, selector: str) -> "KubeSource":
-    """Watch the EndpointSlices with these labels."""
-    return KubeSource(api, "discovery.k8s.io", "v1", "endpointslices", namespace, selector)
+def pods(api: client.ApiClient, namespace: str | None, selector: str) -> "KubeSource":
+    """Watch the pods with these labels."""
+    core, chosen = client.CoreV1Api(api), {"label_selector": selector}
+    if namespace is None:
+        return KubeSource("pods", core.list_pod_for_all_namespaces_without_preload_content, chosen)
+    return KubeSource("pods", core.list_namespaced_pod_without_preload_content, chosen | {"namespace": namespace})
 
 
 class KubeSource:
     """One kind of objects.
 
-    EndpointSlices too are read as plain dictionaries: building the client's model objects takes longer than all the
-    rest of the router's work.
+    Pods too are read as plain dictionaries: building the client's model objects takes longer than all the rest of the
+    router's work.
     """
 
     def __init__(
-        self, api: client.ApiClient, group: str, version: str, kind: str, namespace: str | None, selector: str = ""
+        self, kind: str, call: Callable[..., Awaitable[aiohttp.ClientResponse]], arguments: Mapping[str, str]
     ) -> None:
         self.kind = kind
-        objects = client.CustomObjectsApi(api)
-        self._arguments: dict[str, Any] = {"group": group, "version": version, "plural": kind}
-        if selector:
-            self._arguments["label_selector"] = selector
-        self._call: Callable[..., Awaitable[aiohttp.ClientResponse]]
-        if namespace is None:
-            self._call = objects.list_cluster_custom_object_without_preload_content
-        else:
-            self._arguments["namespace"] = namespace
-            self._call = objects.list_namespaced_custom_object_without_preload_content
+        self._call = call
+        self._arguments: dict[str, Any] = {**arguments}
 
     async def list_page(self, following: str) -> Page:
         """Return up to 500 objects."""

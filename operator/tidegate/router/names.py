@@ -8,14 +8,14 @@ DNS_SUFFIXES = ("", ".svc", ".svc.cluster.local")
 
 
 class Protocol(StrEnum):
-    """A protocol of the model servers; its value is also the name of the port in their Service."""
+    """A protocol of the model servers; its value is also the name of the port of their pods."""
 
     HTTP = "http"
     GRPC = "grpc"
 
 
 def cluster_name(
-    namespace: str, deployment: str, model_version: str, service: str, protocol: Protocol, *, mirror: bool = False
+    namespace: str, deployment: str, model_version: str, workload: str, protocol: Protocol, *, mirror: bool = False
 ) -> str:
     """Name the Envoy cluster of one backend and protocol.
 
@@ -26,7 +26,7 @@ def cluster_name(
     'tidegate|default|connect4|connect4-1.1.0|connect4-9f86d081|http'
     """
     prefix = "tidegate-mirror" if mirror else "tidegate"
-    return "|".join((prefix, namespace, deployment, model_version, service, protocol))
+    return "|".join((prefix, namespace, deployment, model_version, workload, protocol))
 
 
 def domains(namespace: str, deployment: str) -> tuple[str, ...]:

@@ -104,7 +104,7 @@ def _cluster(view: RouteView, target: BackendView | MirrorView, protocol: Protoc
         view.namespace,
         view.deployment,
         target.model_version,
-        target.service,
+        target.workload,
         protocol,
         mirror=isinstance(target, MirrorView),
     )

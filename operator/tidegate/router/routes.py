@@ -21,7 +21,7 @@ class BackendView:
     """One version and its share in percent."""
 
     model_version: str
-    service: str
+    workload: str
     percent: float
     canary: bool = False
     variant: str | None = None
@@ -32,7 +32,7 @@ class MirrorView:
     """A version that gets a copy of ``percent`` of the requests."""
 
     model_version: str
-    service: str
+    workload: str
     percent: float
 
 
@@ -111,7 +111,7 @@ def _view(route: Route) -> RouteView:
         deployment=spec.deployment,
         # The canary owns the lowest part of the hash range: a larger share only ever adds keys to it.
         backends=tuple(sorted(backends, key=lambda backend: not backend.canary)),
-        mirror=MirrorView(mirror.model_version, mirror.service, mirror.percent) if mirror else None,
+        mirror=MirrorView(mirror.model_version, mirror.workload, mirror.percent) if mirror else None,
         sticky_header=spec.sticky.header.lower() if spec.sticky else None,
         salt=spec.sticky.salt if spec.sticky else None,
         timeout=spec.timeout,
@@ -121,7 +121,7 @@ def _view(route: Route) -> RouteView:
 def _backend(backend: Backend) -> BackendView:
     return BackendView(
         model_version=backend.model_version,
-        service=backend.service,
+        workload=backend.workload,
         percent=backend.percent,
         canary=backend.role is Role.CANARY,
         variant=backend.variant,
@@ -132,9 +132,9 @@ def _check(backends: tuple[BackendView, ...]) -> None:
     total = sum(backend.percent for backend in backends)
     if backends and abs(total - 100) > 0.01:
         raise InvalidRouteError(f"spec.backends: the percentages sum to {total:g}; they must sum to 100")
-    seen = [(backend.model_version, backend.service) for backend in backends]
+    seen = [(backend.model_version, backend.workload) for backend in backends]
     if len(set(seen)) != len(seen):
-        raise InvalidRouteError("spec.backends: a version and its service are listed twice")
+        raise InvalidRouteError("spec.backends: a version and its workload are listed twice")
     for backend in backends:
         if backend.variant is not None and not (backend.variant.isascii() and backend.variant.isprintable()):
             raise InvalidRouteError(

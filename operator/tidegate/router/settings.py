@@ -3,6 +3,8 @@
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tidegate.domain.manifests.names import WORKLOAD_LABEL
+
 __all__ = ["RouterSettings"]
 
 
@@ -23,14 +25,14 @@ class RouterSettings(BaseSettings):
     """Port of health and metrics; 0 takes a free one."""
     listener_port: int = Field(default=8000, ge=1, le=65535)
     """Port on which the proxies listen for requests."""
-    proxy_service: str = ""
-    """Service in front of the proxies: each ready pod behind it must acknowledge; empty: only connected ones must."""
+    proxy_selector: str = ""
+    """Labels of the proxies' pods: each one that is ready must acknowledge; empty: only connected ones must."""
     proxy_namespace: str = "tidegate-system"
-    """Namespace of ``proxy_service``."""
+    """Namespace of the proxies' pods."""
     proxy_grace_seconds: float = Field(default=10.0, ge=0)
-    """How long a proxy that disconnected is still waited for; without effect when ``proxy_service`` is set."""
-    endpoint_selector: str = "tidegate.dev/deployment"
-    """Label selector of the EndpointSlices to watch."""
+    """How long a proxy that disconnected is still waited for; without effect when ``proxy_selector`` is set."""
+    pod_selector: str = WORKLOAD_LABEL
+    """Label selector of the pods that Routes lead to."""
     status_delay_seconds: float = Field(default=1.0, ge=0)
     """A Route is reported as waiting only after this time: an acknowledgement usually takes a millisecond."""
     startup_grace_seconds: float = Field(default=5.0, ge=0)

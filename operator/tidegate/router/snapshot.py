@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from tidegate.router.clusters import build_cluster, build_endpoints
-from tidegate.router.endpoints import EndpointTable, ServiceKey
+from tidegate.router.endpoints import EndpointTable, WorkloadKey
 from tidegate.router.listener import build_listener
 from tidegate.router.names import Protocol, cluster_name, domains
 from tidegate.router.parts import Part
@@ -22,7 +22,7 @@ class CompiledRoute:
     route: Part
     clusters: Mapping[str, Part]
     endpoints: Mapping[str, Part]
-    services: frozenset[ServiceKey]
+    workloads: frozenset[WorkloadKey]
     scopes: Mapping[str, Part]
     """By host name."""
     weights: tuple[tuple[str, float], ...]
@@ -62,7 +62,7 @@ def compile_route(view: RouteView, table: EndpointTable) -> CompiledRoute:
         route=build_route(view, segments, mirrored=_mirrored(view, table)),
         clusters=clusters,
         endpoints=endpoints,
-        services=frozenset((view.namespace, target.service) for target in targets),
+        workloads=frozenset((view.namespace, target.workload) for target in targets),
         scopes=build_scopes(view.key, domains(view.namespace, view.deployment)),
         weights=tuple(
             (backend.model_version, percent) for backend, percent in zip(view.backends, percents, strict=True)
@@ -131,16 +131,16 @@ def replace_routes(
 
 
 def _ready(view: RouteView, target: BackendView, table: EndpointTable) -> bool:
-    service = (view.namespace, target.service)
-    return all(table.addresses(service, protocol) for protocol in Protocol)
+    workload = (view.namespace, target.workload)
+    return all(table.addresses(workload, protocol) for protocol in Protocol)
 
 
 def _mirrored(view: RouteView, table: EndpointTable) -> frozenset[Protocol]:
     """Return the protocols in which somebody takes the copies; who takes them may speak one only."""
     if view.mirror is None:
         return frozenset()
-    service = (view.namespace, view.mirror.service)
-    return frozenset(protocol for protocol in Protocol if table.addresses(service, protocol))
+    workload = (view.namespace, view.mirror.workload)
+    return frozenset(protocol for protocol in Protocol if table.addresses(workload, protocol))
 
 
 def _resources(
@@ -152,8 +152,8 @@ def _resources(
         mirror = isinstance(target, MirrorView)
         for protocol in Protocol:
             name = cluster_name(
-                view.namespace, view.deployment, target.model_version, target.service, protocol, mirror=mirror
+                view.namespace, view.deployment, target.model_version, target.workload, protocol, mirror=mirror
             )
             clusters[name] = build_cluster(name, protocol, mirror=mirror)
-            endpoints[name] = build_endpoints(name, table.addresses((view.namespace, target.service), protocol))
+            endpoints[name] = build_endpoints(name, table.addresses((view.namespace, target.workload), protocol))
     return clusters, endpoints

@@ -95,7 +95,7 @@ def _listing(names: Iterable[str]) -> str:
 
 
 def _weights(compiled: CompiledRoute) -> tuple[BackendWeight, ...]:
-    """Add up the shares of one version: its artifact may have changed, then two Services have it."""
+    """Add up the shares of one version: its artifact may have changed, then two workloads have it."""
     shares: dict[str, float] = {}
     for version, percent in compiled.weights:
         shares[version] = min(100.0, shares.get(version, 0.0) + percent)

@@ -2,8 +2,8 @@
 
 ::
 
-    Envoy ──copy──► comparator ──┬──► Service of the stable version
-                                 └──► Service of the shadowed version
+    Envoy ──copy──► comparator ──┬──► its Service of the stable version's pods
+                                 └──► its Service of the shadowed version's pods
 """
 
 import json
@@ -24,7 +24,7 @@ from tidegate.domain.manifests.serving import (
 )
 from tidegate.domain.release import VersionID
 
-__all__ = ["Shadowing", "build_comparator", "build_document"]
+__all__ = ["ComparatorObjects", "Shadowing", "build_comparator", "build_document"]
 
 Manifest = dict[str, Any]
 
@@ -50,20 +50,31 @@ class Shadowing:
 
     @property
     def name(self) -> str:
-        """Name of the workload and the Service."""
+        """Name of the workload."""
         return names.comparator(self.deployment, self.version.model_version, self.version.digest)
 
+    def pods_of(self, version: VersionID) -> str:
+        """Return the name of the workload that serves a version."""
+        return names.serving(self.deployment, version.model_version, version.digest)
 
-def build_comparator(shadowing: Shadowing, platform: Platform) -> tuple[Manifest, Manifest]:
-    """Build Service and workload, in the order in which they are applied."""
-    ports = [{"name": name, "port": port, "protocol": "TCP", "targetPort": port} for name, port in PORTS.items()]
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": _metadata(shadowing),
-        "spec": {"clusterIP": "None", "selector": _selector(shadowing), "ports": ports},
-    }
-    return service, _build_workload(shadowing, platform)
+    def service_of(self, version: VersionID) -> str:
+        """Return the name of the Service by which the comparator reaches a version."""
+        return names.compared(self.pods_of(version), self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class ComparatorObjects:
+    """What belongs to a comparator, in the order in which it is applied."""
+
+    services: tuple[Manifest, ...]
+    """By which it reaches the two versions."""
+    workload: Manifest
+
+
+def build_comparator(shadowing: Shadowing, platform: Platform) -> ComparatorObjects:
+    """Build the objects of one comparator."""
+    services = tuple(_build_service(shadowing, version) for version in (shadowing.stable, shadowing.version))
+    return ComparatorObjects(services, _build_workload(shadowing, platform))
 
 
 def build_document(shadowing: Shadowing) -> Manifest:
@@ -82,9 +93,22 @@ def build_document(shadowing: Shadowing) -> Manifest:
 
 
 def _side(shadowing: Shadowing, version: VersionID) -> Manifest:
-    service = names.serving(shadowing.deployment, version.model_version, version.digest)
-    host = f"{service}.{shadowing.namespace}.svc"
+    host = f"{shadowing.service_of(version)}.{shadowing.namespace}.svc"
     return {"modelVersion": version.model_version, "url": f"http://{host}:{HTTP}", "grpcAddress": f"{host}:{GRPC}"}
+
+
+def _build_service(shadowing: Shadowing, version: VersionID) -> Manifest:
+    ports = (("http", HTTP), ("grpc", GRPC))
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(shadowing, shadowing.service_of(version)),
+        "spec": {
+            "clusterIP": "None",
+            "selector": {names.WORKLOAD_LABEL: shadowing.pods_of(version)},
+            "ports": [{"name": name, "port": port, "protocol": "TCP", "targetPort": port} for name, port in ports],
+        },
+    }
 
 
 def _build_workload(shadowing: Shadowing, platform: Platform) -> Manifest:
@@ -99,7 +123,7 @@ def _build_workload(shadowing: Shadowing, platform: Platform) -> Manifest:
         "selector": {"matchLabels": _selector(shadowing)},
         "template": template,
     }
-    metadata = _metadata(shadowing)
+    metadata = _metadata(shadowing, shadowing.name)
     metadata["annotations"][TEMPLATE_ANNOTATION] = content_hash(json.dumps(spec, sort_keys=True))
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}
 
@@ -128,9 +152,9 @@ def _build_pod(shadowing: Shadowing, platform: Platform) -> Manifest:
     }
 
 
-def _metadata(shadowing: Shadowing) -> Manifest:
+def _metadata(shadowing: Shadowing, name: str) -> Manifest:
     labels, annotations = _labels(shadowing), _annotations(shadowing)
-    return names.child_metadata(shadowing.name, shadowing.namespace, shadowing.owner, labels, annotations)
+    return names.child_metadata(name, shadowing.namespace, shadowing.owner, labels, annotations)
 
 
 def _labels(shadowing: Shadowing) -> dict[str, str]:
@@ -138,7 +162,7 @@ def _labels(shadowing: Shadowing) -> dict[str, str]:
 
 
 def _selector(shadowing: Shadowing) -> dict[str, str]:
-    return {names.COMPARATOR_LABEL: shadowing.name}
+    return {names.WORKLOAD_LABEL: shadowing.name}
 
 
 def _annotations(shadowing: Shadowing) -> dict[str, str]:

@@ -12,17 +12,18 @@ from typing import Any, NamedTuple
 
 __all__ = [
     "COMMAND_ANNOTATION",
-    "COMPARATOR_LABEL",
     "COMPONENT_LABEL",
     "DEPLOYMENT_LABEL",
     "MANAGED_BY",
     "MODEL_VERSION_LABEL",
     "OWNER_ANNOTATION",
     "TRAINING_JOB_LABEL",
+    "WORKLOAD_LABEL",
     "Owner",
     "child_labels",
     "child_metadata",
     "comparator",
+    "compared",
     "dns_label",
     "endpoint",
     "label_value",
@@ -38,7 +39,8 @@ MANAGED_BY = {"app.kubernetes.io/managed-by": "tidegate"}
 DEPLOYMENT_LABEL = "tidegate.dev/deployment"
 MODEL_VERSION_LABEL = "tidegate.dev/model-version"
 TRAINING_JOB_LABEL = "tidegate.dev/training-job"
-COMPARATOR_LABEL = "tidegate.dev/comparator"
+WORKLOAD_LABEL = "tidegate.dev/workload"
+"""On pods: the workload that they belong to; a Route leads to the pods with this label."""
 COMPONENT_LABEL = "tidegate.dev/component"
 OWNER_ANNOTATION = "tidegate.dev/owner"
 COMMAND_ANNOTATION = "tidegate.dev/command"
@@ -76,16 +78,21 @@ def label_value(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def serving(deployment: str, model_version: str, digest: str) -> str:
-    """Name of the workload, Service and ConfigMap of one version with one digest, as one Deployment serves it."""
+    """Name of the workload of one version with one digest, as one Deployment serves it."""
     tail = f"-{_hash(model_version + digest)}"
     return dns_label(deployment, limit=LIMIT - len(tail)) + tail
 
 
 @lru_cache(maxsize=4096)
 def comparator(deployment: str, model_version: str, digest: str) -> str:
-    """Name of the workload and Service that compare the answers of one shadowed version with the stable one's."""
+    """Name of the workload that compares the answers of one shadowed version with the stable one's."""
     tail = f"-shadow-{_hash(model_version + digest)}"
     return dns_label(deployment, limit=LIMIT - len(tail)) + tail
+
+
+def compared(workload: str, comparator: str) -> str:
+    """Name of the Service by which a comparator reaches the pods of a workload; no two comparators share one."""
+    return dns_label(workload, f"-for-{_hash(comparator)}")
 
 
 def endpoint(deployment: str) -> str:

@@ -31,7 +31,7 @@ def _mirror(deployment: str, mirror: Mirror) -> dict[str, Any]:
     version = mirror.version
     return {
         "modelVersion": version.model_version,
-        "service": names.comparator(deployment, version.model_version, version.digest),
+        "workload": names.comparator(deployment, version.model_version, version.digest),
         "percent": mirror.percent,
     }
 
@@ -40,7 +40,7 @@ def _backend(deployment: str, backend: Backend) -> dict[str, Any]:
     version = backend.version
     built: dict[str, Any] = {
         "modelVersion": version.model_version,
-        "service": names.serving(deployment, version.model_version, version.digest),
+        "workload": names.serving(deployment, version.model_version, version.digest),
         "percent": backend.percent,
         "role": str(backend.role),
     }

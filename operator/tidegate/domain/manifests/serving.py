@@ -1,10 +1,10 @@
-"""The Kubernetes objects that serve one version: headless Service and workload; and the stable address.
+"""The workload that serves one version, and the stable address.
 
 ::
 
     annotation ──mounted──► puller (init): fetch, verify sha256, write config, rename
                             triton: load the one model, also after every restart
-    Service ───selects────► agent: ready only while Triton lists the model READY with the right digest
+    router ────watches────► agent: ready only while Triton lists the model READY with the right digest
 
 What puller and agent are told is an annotation of their pod, so nobody can take it from under a pod that restarts.
 """
@@ -26,15 +26,12 @@ __all__ = [
     "DIGEST_ANNOTATION",
     "DOCUMENT_ANNOTATION",
     "MODEL_VERSION_ANNOTATION",
-    "SERVING_LABEL",
     "TEMPLATE_ANNOTATION",
     "Platform",
     "Served",
-    "ServingObjects",
     "build_document",
     "build_endpoint",
     "build_scale",
-    "build_service",
     "build_serving",
     "content_hash",
     "template_hash",
@@ -42,10 +39,9 @@ __all__ = [
 
 Manifest = dict[str, Any]
 
-SERVING_LABEL = "tidegate.dev/serving"
 DIGEST_ANNOTATION = "tidegate.dev/digest"
 MODEL_VERSION_ANNOTATION = "tidegate.dev/model-version"
-DOCUMENT_ANNOTATION = "tidegate.dev/serving"
+DOCUMENT_ANNOTATION = "tidegate.dev/document"
 """The document that puller and agent read, on the pod."""
 TEMPLATE_ANNOTATION = "tidegate.dev/template-hash"
 """Hash of the workload without its replicas: tells whether the live one is what the builder makes now."""
@@ -96,27 +92,32 @@ class Served:
 
     @property
     def name(self) -> str:
-        """Name of both objects."""
+        """Name of the workload."""
         return names.serving(self.deployment, self.model_version, self.artifact.sha256)
 
 
-@dataclass(frozen=True, slots=True)
-class ServingObjects:
-    """Both objects of one version, in the order in which they are applied."""
-
-    service: Manifest
-    workload: Manifest
-
-
-def build_serving(served: Served, platform: Platform, replicas: int) -> ServingObjects:
-    """Build the objects that serve one version with so many pods."""
-    return ServingObjects(build_service(served), _build_workload(served, platform, replicas))
+def build_serving(served: Served, platform: Platform, replicas: int) -> Manifest:
+    """Build the workload that serves one version with so many pods."""
+    spec = {
+        "selector": {"matchLabels": {names.WORKLOAD_LABEL: served.name}},
+        "revisionHistoryLimit": 1,
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+        "template": _build_template(served, platform),
+    }
+    metadata = _metadata(served)
+    metadata["annotations"][TEMPLATE_ANNOTATION] = content_hash(json.dumps(spec, sort_keys=True))
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata,
+        "spec": spec | {"replicas": replicas},
+    }
 
 
 @lru_cache(maxsize=4096)
 def template_hash(served: Served, platform: Platform) -> str:
     """Return what the workload that is built now carries as its TEMPLATE_ANNOTATION."""
-    return str(build_serving(served, platform, 0).workload["metadata"]["annotations"][TEMPLATE_ANNOTATION])
+    return str(build_serving(served, platform, 0)["metadata"]["annotations"][TEMPLATE_ANNOTATION])
 
 
 def build_document(served: Served, platform: Platform) -> Manifest:
@@ -178,45 +179,13 @@ def _metadata(served: Served) -> Manifest:
 
 def _labels(served: Served) -> dict[str, str]:
     known = {names.DEPLOYMENT_LABEL: served.deployment, names.MODEL_VERSION_LABEL: served.model_version}
-    return names.child_labels("serving", known) | {SERVING_LABEL: served.name}
+    return names.child_labels("serving", known) | {names.WORKLOAD_LABEL: served.name}
 
 
 def _annotations(served: Served) -> dict[str, str]:
     return names.owner_annotation(served.owner) | {
         MODEL_VERSION_ANNOTATION: served.model_version,
         DIGEST_ANNOTATION: served.artifact.sha256,
-    }
-
-
-def build_service(served: Served) -> Manifest:
-    """Build the Service whose endpoints are the ready pods of one version."""
-    ports = (("http", HTTP), ("grpc", GRPC), ("metrics", METRICS))
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": _metadata(served),
-        "spec": {
-            "clusterIP": "None",
-            "selector": {SERVING_LABEL: served.name},
-            "ports": [{"name": name, "port": port, "protocol": "TCP", "targetPort": port} for name, port in ports],
-        },
-    }
-
-
-def _build_workload(served: Served, platform: Platform, replicas: int) -> Manifest:
-    spec = {
-        "selector": {"matchLabels": {SERVING_LABEL: served.name}},
-        "revisionHistoryLimit": 1,
-        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
-        "template": _build_template(served, platform),
-    }
-    metadata = _metadata(served)
-    metadata["annotations"][TEMPLATE_ANNOTATION] = content_hash(json.dumps(spec, sort_keys=True))
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": metadata,
-        "spec": spec | {"replicas": replicas},
     }
 
 
@@ -240,7 +209,7 @@ def _build_pod(served: Served, platform: Platform) -> Manifest:
                 "maxSkew": 1,
                 "topologyKey": "kubernetes.io/hostname",
                 "whenUnsatisfiable": "ScheduleAnyway",
-                "labelSelector": {"matchLabels": {SERVING_LABEL: served.name}},
+                "labelSelector": {"matchLabels": {names.WORKLOAD_LABEL: served.name}},
             }
         ],
         "initContainers": [_build_puller(served, platform)],
