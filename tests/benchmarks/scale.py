@@ -27,17 +27,20 @@ TIMEOUT = 1800.0
 QUIET_SECONDS = 60
 MOTION_SECONDS = 60
 CHANGES_PER_SECOND = 20
-SETTLED_SECONDS = 3
+REST_SECONDS = 3
+RESTING = 0.2
+"""Cores that an operator uses at most which has nothing to do."""
 OPERATOR = "tidegate-operator"
 ABOUT = f"""\
 {DEPLOYMENTS:,} Deployments that serve and {TRAINING_JOBS:,} TrainingJobs whose pods run, both on fake nodes of kwok,
 and {DEPLOYMENTS * VERSIONS_EACH:,} ModelVersions; the validation of one of them is real, its status is copied to the
 others while the operator is away. *Start*: an operator that finds all of this, from the readiness of its pod until
-nothing waits in its queue. *Idle*: {QUIET_SECONDS} s without a change, the renewals of the lease included. *In motion*:
-for {MOTION_SECONDS} s {CHANGES_PER_SECOND} changes a second, of Deployments (`spec.analysis.window`) and TrainingJobs
-(`spec.activeDeadlineSeconds`) in turn, each timed until a watcher sees `status.observedGeneration` follow; the *floor*
-is the time until the same watcher sees the changed spec. Requests to the API server, processor time and memory are
-those of operator and router's control plane together. Kube-controller-manager runs with lifted limits."""
+nothing waits in its queue and it rests: everything has come by list and by watch. *Idle*: {QUIET_SECONDS} s without a
+change, the renewals of the lease included. *In motion*: for {MOTION_SECONDS} s {CHANGES_PER_SECOND} changes a second,
+of Deployments (`spec.analysis.window`) and TrainingJobs (`spec.activeDeadlineSeconds`) in turn, each timed until a
+watcher sees `status.observedGeneration` follow; the *floor* is the time until the same watcher sees the changed spec.
+Requests to the API server, processor time and memory are those of operator and router's control plane together.
+Kube-controller-manager runs with lifted limits."""
 COLUMNS = (
     "", "took", "event → status p50", "p99", "floor p50", "floor p99", "requests", "CPU", "memory",
 )  # fmt: skip
@@ -61,9 +64,12 @@ def measure(bench: Bench, deployments: int = DEPLOYMENTS, jobs: int = TRAINING_J
     """Measure start, idle and motion."""
     installation.cluster("up", "--lift-limits")
     installation.cluster("kwok", "up", "--nodes", "4")
+    rows = []
     try:
         with bench.namespace() as namespace, peers.own_requests_counted(bench):
-            rows = list(_measure(bench, namespace, _names("m", deployments), _names("t", jobs)))
+            for row in _measure(bench, namespace, _names("m", deployments), _names("t", jobs)):
+                rows.append(row)
+                print(" · ".join(row), flush=True)
     finally:
         installation.cluster("kwok", "down")
         installation.cluster("up")
@@ -87,7 +93,7 @@ def _measure(bench: Bench, namespace: str, served: Sequence[str], trained: Seque
         jobs.until(lambda: _all(jobs, trained, _runs), "all TrainingJobs Running", TIMEOUT)
         with _operator_away(bench.kube):
             pass
-        took = _time(lambda: _wait_until_settled(bench))
+        took = _time(lambda: poll(lambda: _is_at_rest(bench), "the operator has settled everything", TIMEOUT))
         yield ["start", f"{took:.1f} s", *_times(()), *_figures(peers.own_usage(bench))]
         yield ["idle", f"{QUIET_SECONDS} s", *_times(()), *_figures(_use(bench, lambda: time.sleep(QUIET_SECONDS)))]
         changes: list[Change] = []
@@ -153,18 +159,14 @@ def _is_serving(kube: Kube) -> bool:
     return len(pods) == 1 and is_ready_pod(pods[0])
 
 
-def _wait_until_settled(bench: Bench) -> None:
-    """Wait until the operator leads and nothing has waited in its queue for a while."""
-    quiet_since = float("inf")
-
-    def is_settled() -> bool:
-        nonlocal quiet_since
-        series = bench.operator_metrics()
-        is_quiet = series["tidegate_leading"] == 1 and series["tidegate_queue_depth"] == 0
-        quiet_since = min(quiet_since, time.monotonic()) if is_quiet else float("inf")
-        return time.monotonic() - quiet_since >= SETTLED_SECONDS
-
-    poll(is_settled, "the operator has settled everything", TIMEOUT)
+def _is_at_rest(bench: Bench) -> bool:
+    """Tell whether, over some seconds, the operator leads, nothing waits in its queue, and it is hardly busy."""
+    first = bench.operator_metrics()
+    time.sleep(REST_SECONDS)
+    last = bench.operator_metrics()
+    is_quiet = all(each["tidegate_leading"] == 1 and each["tidegate_queue_depth"] == 0 for each in (first, last))
+    used = last["process_cpu_seconds_total"] - first["process_cpu_seconds_total"]
+    return is_quiet and used < RESTING * REST_SECONDS
 
 
 def _copy_versions(bench: Bench, namespace: str, models: Sequence[str]) -> None:
