@@ -8,6 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "troubleshooting.md"
 RAISED = {"Waiting", "Stalled", "Unavailable", "Failure", "Note"}
+TESTS = ("experiment", "estimates")
+"""Modules of the domain in which the reasons of an ABTest stand as plain words."""
 SOURCES = ("operator/tidegate", "serving_image/tidegate_serving", "trainer_image/tidegate_trainer")
 
 
@@ -35,3 +37,15 @@ def test_every_reason_is_explained() -> None:
     }
     assert len(given) > 60
     assert given - explained == set()
+
+
+def test_every_reason_of_a_test_is_explained() -> None:
+    """The same for ABTests."""
+    given: set[str] = set()
+    for module in TESTS:
+        text = (ROOT / "operator/tidegate/domain" / f"{module}.py").read_text()
+        public = text[text.index("__all__") : text.index("]", text.index("__all__"))]
+        given |= {word for word in re.findall(r'"([A-Z][a-z]+(?:[A-Z][a-z]+)*)"', text) if f'"{word}"' not in public}
+    assert len(given) > 15
+    (page,) = re.findall(r"## ABTest\n(.*?)\n## ", PAGE.read_text(), re.DOTALL)
+    assert given - set(re.findall(r"`([A-Za-z]+)`", page)) == set()

@@ -4,6 +4,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -48,8 +49,8 @@ def store(installed: installation.Installed) -> dict[str, Stored]:
 def load(kube: Kube, installed: installation.Installed, namespace: str) -> Callable[..., Load]:
     """Starts users of a Deployment in the test's namespace."""
 
-    def start(deployment: str, rate: float = 40, protocol: str = "http") -> Load:
-        return Load(kube, installed.images["loadgen"], namespace, deployment, rate, protocol).start()
+    def start(deployment: str, **how: Any) -> Load:
+        return Load(kube, installed.images["loadgen"], namespace, deployment, **how).start()
 
     return start
 

@@ -33,9 +33,11 @@ class Load:
     image: str
     namespace: str
     deployment: str
-    rate: float
+    rate: float = 40
     protocol: str = "http"
     """What the users speak: http or grpc."""
+    users: int = 2000
+    """How many different users there are."""
 
     @property
     def name(self) -> str:
@@ -78,6 +80,7 @@ class Load:
         endpoint = f"{self.deployment}.{self.namespace}:8000"
         arguments = ["--endpoint", endpoint, "--namespace", self.namespace, "--deployment", self.deployment]
         arguments += ["--protocol", self.protocol, "--rate", str(self.rate), "--positions", "500"]
+        arguments += ["--users", str(self.users)]
         container = {
             "image": self.image,
             "command": ["python", "-m", "dev.demo.load", *arguments],

@@ -11,6 +11,11 @@ from tests.e2e.releases import ready_version, serve
 
 pytestmark = pytest.mark.cluster
 
+USERS = 1_000_000
+"""So many that hardly anybody asks twice: the test counts requests, as if each came from another user."""
+SALT = "stones"
+"""Who gets which version is the same in every run. With a salt of its own one sound test in a thousand is Invalid."""
+
 
 def ab_test(namespace: str, goal_direction: str = "Increase") -> Object:
     """Make a test of m-1.1.0 against what is stable."""
@@ -25,7 +30,7 @@ def ab_test(namespace: str, goal_direction: str = "Increase") -> Object:
                 {"name": "control", "weight": 50},
                 {"name": "centre", "modelVersion": "m-1.1.0", "weight": 50},
             ],
-            "assignment": {"header": "x-user-id"},
+            "assignment": {"header": "x-user-id", "salt": SALT},
             "metrics": [
                 {"name": "accuracy", "role": "Goal", "direction": goal_direction, "minimumDetectableEffect": 0.1},
                 {"name": "errorRate", "role": "Guardrail", "direction": "Decrease", "margin": 0.05},
@@ -51,7 +56,7 @@ def test_split_traffic_gives_a_verdict_and_is_given_back(
     """A version that plays the centre against one that plays the edges; afterwards stable has everything again."""
     serve(kube, namespace, "1.0.0", store["edge"])
     ready_version(kube, namespace, "1.1.0", store["centre"])
-    users = load("m", rate=100)
+    users = load("m", rate=100, users=USERS)
     kube.apply(ab_test(namespace, direction))
     found = kube.wait(
         "ABTest",
