@@ -1,5 +1,6 @@
 """200 releases at once: Tidegate beside Argo Rollouts, Flagger and the floor that the workload controllers set."""
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,8 @@ CLIENTS = 8
 TIMEOUT = 900.0
 HOLD = "5s"
 SHARES = (30, 60)
+ROUNDS = 3
+"""Where kube-controller-manager's limits are lifted the machine decides, and runs scatter."""
 NO_USAGE = Usage(0, 0, 0)
 ON_FAKE_NODES = {
     "nodeSelector": {"type": "kwok"},
@@ -44,11 +47,25 @@ s is the least that its release can take, and it makes two Deployments of each. 
 for each release; processor time and resident memory are from the controllers' own metrics. Tidegate's are those of
 operator and router's control plane together: five requests for each of the three shares (the decision is written down,
 told as an event, put into the Route, confirmed there once every proxy has it, and the step begins), and four to begin
-and to end. The peers run as processes outside a pod. One run each: Tidegate's own runs differ by up to a third."""
+and to end. The peers run as processes outside a pod. With default limits, which decide there, each is measured once;
+with lifted ones in {ROUNDS} rounds, in turn, on the cluster as the one before has left it: the median, and in brackets
+the least and the most. Flagger, which takes long, is measured once."""
 COLUMNS = (
     "kube-controller-manager", "who", "create → all healthy", "release → all healthy",
     "requests each", "CPU each", "memory",
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a contender."""
+
+    created: float
+    """Seconds until all were healthy."""
+    released: float
+    """Seconds until all were released and healthy."""
+    usage: Usage | None
+    """What it used for one release; nothing is known of the floor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +87,15 @@ def measure(bench: Bench, count: int = COUNT) -> Table:
     """Measure everybody, with the default and with lifted limits of kube-controller-manager."""
     rows = []
     try:
-        for label, flags in (("default", ()), ("lifted", ("--lift-limits",))):
+        for label, flags, rounds in (("default", (), 1), ("lifted", ("--lift-limits",), ROUNDS)):
             installation.cluster("up", *flags)
             installation.cluster("kwok", "up", "--nodes", "4")
-            for who, row in _measure_everybody(bench, count, lifted=bool(flags)):
-                rows.append([label, who, *row])
-                print(" · ".join(rows[-1]), flush=True)
+            runs: dict[str, list[Run]] = {}
+            for number in range(rounds):
+                for who, run in _measure_everybody(bench, count, lifted=bool(flags), first=number == 0):
+                    runs.setdefault(who, []).append(run)
+                    print(" · ".join([label, who, *render_runs([run])]), flush=True)
+            rows += [[label, who, *render_runs(found)] for who, found in runs.items()]
     finally:
         installation.cluster("kwok", "down")
         installation.cluster("up")
@@ -83,7 +103,29 @@ def measure(bench: Bench, count: int = COUNT) -> Table:
     return Table(NAME, f"{count} releases at once", about, COLUMNS, rows)
 
 
-def _measure_everybody(bench: Bench, count: int, *, lifted: bool) -> Iterator[tuple[str, list[str]]]:
+def render_runs(runs: Sequence[Run]) -> list[str]:
+    """Write the columns of one contender: medians, of several runs with the least and the most."""
+    usages = [run.usage for run in runs if run.usage is not None]
+    columns = [
+        ([run.created for run in runs], "{:.1f}", " s"),
+        ([run.released for run in runs], "{:.1f}", " s"),
+        ([usage.requests for usage in usages], "{:.1f}", ""),
+        ([1000 * usage.cpu for usage in usages], "{:.0f}", " ms"),
+        ([usage.memory / 1e6 for usage in usages], "{:.0f}", " MB"),
+    ]
+    return [_render_column(*column) for column in columns]
+
+
+def _render_column(values: Sequence[float], number: str, unit: str) -> str:
+    if not values:
+        return "–"
+    median = number.format(statistics.median(values)) + unit
+    if len(values) == 1:
+        return median
+    return f"{median} ({number.format(min(values))}–{number.format(max(values))})"
+
+
+def _measure_everybody(bench: Bench, count: int, *, lifted: bool, first: bool) -> Iterator[tuple[str, Run]]:
     """Flagger, which makes twice the workloads, is measured only where the workload controllers do not hold it up."""
     yield "floor: apps/v1 Deployment", _measure(bench, FLOOR, count, None)
     if not lifted:
@@ -91,14 +133,14 @@ def _measure_everybody(bench: Bench, count: int, *, lifted: bool) -> Iterator[tu
             yield "Argo Rollouts", _measure(bench, ROLLOUT, count, argo.usage)
     with peers.running(bench, ARGO, ARGO_LIFTED) as argo:
         yield "Argo Rollouts, its limits lifted", _measure(bench, ROLLOUT, count, argo.usage)
-    if lifted:
+    if lifted and first:
         with peers.running(bench, FLAGGER_CONTROLLER) as flagger:
             yield "Flagger", _measure(bench, CANARY, count, flagger.usage)
     with peers.own_requests_counted(bench):
         yield "**Tidegate**", _measure(bench, DEPLOYMENT, count, lambda: peers.own_usage(bench))
 
 
-def _measure(bench: Bench, who: Contender, count: int, usage: Callable[[], Usage] | None) -> list[str]:
+def _measure(bench: Bench, who: Contender, count: int, usage: Callable[[], Usage] | None) -> Run:
     names = [f"m{number:04d}" for number in range(count)]
     with _namespace(bench, who) as namespace, _watch(bench, who, namespace) as watcher:
         created = _time(
@@ -112,12 +154,8 @@ def _measure(bench: Bench, who: Contender, count: int, usage: Callable[[], Usage
             names, watcher, who.is_released, "released",
         )  # fmt: skip
         used = usage() - before if usage else None
-    figures = [f"{created:.1f} s", f"{released:.1f} s"]
-    if used is None:
-        return [*figures, "–", "–", "–"]
-    return [
-        *figures, f"{used.requests / count:.1f}", f"{1000 * used.cpu / count:.0f} ms", f"{used.memory / 1e6:.0f} MB",
-    ]  # fmt: skip
+    each = Usage(used.requests / count, used.cpu / count, used.memory) if used else None
+    return Run(created, released, each)
 
 
 def _time(

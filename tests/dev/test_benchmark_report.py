@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.benchmarks import trainer
+from tests.benchmarks import releases, trainer
+from tests.benchmarks.peers import Usage
 from tests.benchmarks.report import Table, quantile, replace_section
 
 
@@ -34,3 +35,12 @@ def test_the_trainer_s_table_says_what_it_ran_on() -> None:
 
 def test_the_trainer_s_page_is_measured_on_the_processor_wherever_it_is_measured() -> None:
     assert {config["device"] for config in trainer.CONFIGS.values()} == {"cpu"}
+
+
+def test_several_runs_are_told_by_their_median_with_the_least_and_the_most() -> None:
+    measured = ((30.0, 60.0, 20.0, 0.15), (50.0, 70.0, 19.0, 0.13), (31.0, 90.0, 21.0, 0.14))
+    runs = [releases.Run(created, released, Usage(each, cpu, 1e8)) for created, released, each, cpu in measured]
+    times = ["31.0 s (30.0–50.0)", "70.0 s (60.0–90.0)"]
+    assert releases.render_runs(runs) == [*times, "20.0 (19.0–21.0)", "140 ms (130–150)", "100 MB (100–100)"]
+    assert releases.render_runs(runs[:1]) == ["30.0 s", "60.0 s", "20.0", "150 ms", "100 MB"]
+    assert releases.render_runs([releases.Run(1, 2, None)]) == ["1.0 s", "2.0 s", "–", "–", "–"]
