@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dev import installation
@@ -37,19 +37,20 @@ ON_FAKE_NODES = {
 ABOUT = f"""\
 {COUNT} objects are created at once and, when all are healthy, all released at once: 30 %, hold 5 s, 60 %, hold 5 s,
 all; 10 s is the least that a release can take. Pods run on fake nodes of kwok, one for each version, and everybody's
-are those that Tidegate makes for a version (puller, Triton, agent): what the API server has to do for a pod grows with
-it. The *floor* is the same number of apps/v1 Deployments, created and given another annotation of their pods: what the
-workload controllers alone need. They are limited by kube-controller-manager's client (20 requests a second by default;
-*lifted*: `--kube-api-qps 500 --kube-api-burst 1000` and 20 concurrent syncs). Argo Rollouts {{argo}} runs without a
-traffic router, which spares it writes that Tidegate makes (Route, Envoy); with its default limits, and with
-`--qps 500 --burst 1000`. Flagger {{flagger}} moves the weights of an HTTPRoute; its least interval is 10 s, so that 20
-s is the least that its release can take, and it makes two Deployments of each. *Requests* are counted by the API server
-for each release; processor time and resident memory are from the controllers' own metrics. Tidegate's are those of
-operator and router's control plane together: five requests for each of the three shares (the decision is written down,
-told as an event, put into the Route, confirmed there once every proxy has it, and the step begins), and four to begin
-and to end. The peers run as processes outside a pod. With default limits, which decide there, each is measured once;
-with lifted ones in {ROUNDS} rounds, in turn, on the cluster as the one before has left it: the median, and in brackets
-the least and the most. Flagger, which takes long, is measured once."""
+are those that Tidegate makes for a version (puller, Triton, agent): what the API server has to do for a pod grows
+with it. The *floor* is the same number of apps/v1 Deployments, created and given another annotation of their pods:
+what the workload controllers alone need. They are limited by kube-controller-manager's client (20 requests a second
+by default; *lifted*: `--kube-api-qps 500 --kube-api-burst 1000` and 20 concurrent syncs). Argo Rollouts {{argo}} runs
+with its default limits and with `--qps 500 --burst 1000`: without a traffic router, so that shares are numbers of
+pods, of which there is one; and with one, as Tidegate has (*moves traffic*: two Services and the weights of an nginx
+Ingress, which nobody carries out here). Flagger {{flagger}} moves the weights of an HTTPRoute; its least interval is
+10 s, so that 20 s is the least that its release can take, and it makes two Deployments of each. *Requests* are
+counted by the API server for each release; processor time and resident memory are from the controllers' own metrics.
+Tidegate's are those of operator and router's control plane together: five requests for each of the three shares (the
+decision is written down, told as an event, put into the Route, confirmed there once every proxy has it, and the step
+begins), and four to begin and to end. The peers run as processes outside a pod. With default limits, which decide
+there, each is measured once; with lifted ones in {ROUNDS} rounds, in turn, on the cluster as the one before has left
+it: the median, and in brackets the least and the most. Flagger, which takes long, is measured once."""
 COLUMNS = (
     "kube-controller-manager", "who", "create → all healthy", "release → all healthy",
     "requests each", "CPU each", "memory",
@@ -133,6 +134,7 @@ def _measure_everybody(bench: Bench, count: int, *, lifted: bool, first: bool) -
             yield "Argo Rollouts", _measure(bench, ROLLOUT, count, argo.usage)
     with peers.running(bench, ARGO, ARGO_LIFTED) as argo:
         yield "Argo Rollouts, its limits lifted", _measure(bench, ROLLOUT, count, argo.usage)
+        yield "Argo Rollouts, its limits lifted, moves traffic", _measure(bench, ROUTED_ROLLOUT, count, argo.usage)
     if lifted and first:
         with peers.running(bench, FLAGGER_CONTROLLER) as flagger:
             yield "Flagger", _measure(bench, CANARY, count, flagger.usage)
@@ -237,6 +239,36 @@ def _make_rollout(namespace: str, name: str) -> list[Object]:
     return [_workload("argoproj.io/v1alpha1", "Rollout", namespace, name, strategy=strategy)]
 
 
+def _make_routed_rollout(namespace: str, name: str) -> list[Object]:
+    """Make a Rollout that moves traffic, too: by the weights of an Ingress, which need no proxy to be written."""
+    services = [f"{name}-stable", f"{name}-canary"]
+    (rollout,) = _make_rollout(namespace, name)
+    canary = rollout["spec"]["strategy"]["canary"]
+    canary |= {"stableService": services[0], "canaryService": services[1]}
+    canary |= {"trafficRouting": {"nginx": {"stableIngress": name}}}
+    return [*(_make_service(namespace, each, name) for each in services), _make_ingress(namespace, name), rollout]
+
+
+def _make_service(namespace: str, name: str, app: str) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"selector": {"app": app}, "ports": [{"name": "http", "port": 8000}]},
+    }
+
+
+def _make_ingress(namespace: str, name: str) -> Object:
+    backend = {"service": {"name": f"{name}-stable", "port": {"number": 8000}}}
+    paths = [{"path": "/", "pathType": "Prefix", "backend": backend}]
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "Ingress",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"ingressClassName": "nginx", "rules": [{"host": f"{name}.example", "http": {"paths": paths}}]},
+    }
+
+
 def _make_canary(namespace: str, name: str) -> list[Object]:
     canary = {
         "apiVersion": "flagger.app/v1beta1",
@@ -296,6 +328,7 @@ ROLLOUT = Contender(
     "Rollout", "argoproj.io/v1alpha1", "rollouts", _make_rollout, ("Rollout", "argoproj.io/v1alpha1", NEXT_PODS),
     _is_healthy, _is_rolled_out,
 )  # fmt: skip
+ROUTED_ROLLOUT = replace(ROLLOUT, make=_make_routed_rollout)
 CANARY = Contender(
     "Canary", "flagger.app/v1beta1", "canaries", _make_canary, ("Deployment", "apps/v1", NEXT_PODS),
     _is_in_phase("Initialized"), _is_in_phase("Succeeded"),
