@@ -21,6 +21,9 @@ __all__ = ["Control"]
 _log = logging.getLogger("tidegate.router.control")
 
 Key = tuple[str, str]
+_BETWEEN_BUILDS = 0.05
+"""Seconds. A build takes time for every Route, and every proxy is told what it gave: while many Routes change, changes
+wait for each other this long. A change after a pause is built at once."""
 
 
 class Control:
@@ -41,6 +44,7 @@ class Control:
         self._table = EndpointTable()
         self._dirty: set[str] = set()
         self._opened = self._scheduled = False
+        self._next_build = 0.0
         self.snapshot: Snapshot | None = None
         self.publish: Callable[[], None] = lambda: None
         self.mark: Callable[[Iterable[str]], None] = lambda keys: None
@@ -118,7 +122,7 @@ class Control:
     def _schedule(self) -> None:
         if self._opened and not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._rebuild)
+            asyncio.get_running_loop().call_at(self._next_build, self._rebuild)
 
     def _rebuild(self) -> None:
         self._scheduled = False
@@ -136,6 +140,7 @@ class Control:
             changed |= old.conflicts.keys() ^ self.snapshot.conflicts.keys()
         self.publish()
         self.mark(changed)
+        self._next_build = asyncio.get_running_loop().time() + _BETWEEN_BUILDS
 
     def _assemble(self) -> Snapshot:
         return assemble_snapshot(self._records.values(), self._compiled, self._listener_port)

@@ -1,6 +1,5 @@
 """The Kubernetes API as the router uses it: list, watch, and one kind of patch. Exceptions are translated here."""
 
-import json
 import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -9,6 +8,7 @@ from typing import Any, TypeVar
 import aiohttp
 from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException
+from pydantic_core import from_json
 
 from tidegate.api.base import GROUP, VERSION
 from tidegate.api.route import RouteStatus
@@ -29,6 +29,8 @@ T = TypeVar("T")
 async def connect() -> client.ApiClient:
     """Connect with the pod's service account, or outside a cluster with the kubeconfig in force."""
     settings = client.Configuration()
+    # Else two threads look for a proxy and for a password in the environment, for every request anew.
+    settings.client_session_kwargs = {"trust_env": False}
     load: Any = config
     if os.environ.get("KUBERNETES_SERVICE_HOST"):
         load.load_incluster_config(client_configuration=settings)
@@ -77,7 +79,7 @@ class KubeSource:
         )
         async with response:
             _check(response.status)
-            body = await _translated(response.json(content_type=None))
+            body = await _translated(_read(response))
         metadata = body["metadata"]
         return Page(tuple(body["items"]), metadata["resourceVersion"], metadata.get("continue") or "")
 
@@ -97,7 +99,7 @@ class KubeSource:
         async with response:
             _check(response.status)
             async for line in _lines(response):
-                yield _event(json.loads(line))
+                yield _event(from_json(line))
 
 
 class KubeStatusWriter:
@@ -140,6 +142,10 @@ async def _translated(call: Awaitable[T]) -> T:
         raise UnavailableError(f"{error.status} {error.reason}") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise UnavailableError(f"{type(error).__name__}: {error}") from error
+
+
+async def _read(response: aiohttp.ClientResponse) -> Any:
+    return from_json(await response.read())
 
 
 def _check(status: int) -> None:
