@@ -30,6 +30,9 @@ SHARES = (30, 60)
 ROUNDS = 3
 """Where kube-controller-manager's limits are lifted the machine decides, and runs scatter."""
 NO_USAGE = Usage(0, 0, 0)
+REST_SECONDS = 5.0
+REST_RATE = 4.0
+"""Requests per second: the renewals of a lease are fewer."""
 ON_FAKE_NODES = {
     "nodeSelector": {"type": "kwok"},
     "tolerations": [{"key": kwok.ANNOTATION, "operator": "Exists"}],
@@ -45,12 +48,13 @@ with its default limits and with `--qps 500 --burst 1000`: without a traffic rou
 pods, of which there is one; and with one, as Tidegate has (*moves traffic*: two Services and the weights of an nginx
 Ingress, which nobody carries out here). Flagger {{flagger}} moves the weights of an HTTPRoute; its least interval is
 10 s, so that 20 s is the least that its release can take, and it makes two Deployments of each. *Requests* are
-counted by the API server for each release; processor time and resident memory are from the controllers' own metrics.
-Tidegate's are those of operator and router's control plane together: five requests for each of the three shares (the
-decision is written down, told as an event, put into the Route, confirmed there once every proxy has it, and the step
-begins), and four to begin and to end. The peers run as processes outside a pod. With default limits, which decide
-there, each is measured once; with lifted ones in {ROUNDS} rounds, in turn, on the cluster as the one before has left
-it: the median, and in brackets the least and the most. Flagger, which takes long, is measured once."""
+counted by the API server for each release until nothing is asked any more, events and the end of the old pods
+included; processor time and resident memory are from the controllers' own metrics. Tidegate's are those of operator
+and router's control plane together: five requests for each of the three shares (the decision is written down, told as
+an event, put into the Route, confirmed there once every proxy has it, and the step begins), and what it takes to
+begin and to end. The peers run as processes outside a pod. With default limits, which decide there, each is measured
+once; with lifted ones in {ROUNDS} rounds, in turn, on the cluster as the one before has left it: the median, and in
+brackets the least and the most. Flagger, which takes long, is measured once."""
 COLUMNS = (
     "kube-controller-manager", "who", "create → all healthy", "release → all healthy",
     "requests each", "CPU each", "memory",
@@ -127,14 +131,16 @@ def _render_column(values: Sequence[float], number: str, unit: str) -> str:
 
 
 def _measure_everybody(bench: Bench, count: int, *, lifted: bool, first: bool) -> Iterator[tuple[str, Run]]:
-    """Flagger, which makes twice the workloads, is measured only where the workload controllers do not hold it up."""
+    """Whoever makes more than pods is measured only where the workload controllers do not hold it up."""
     yield "floor: apps/v1 Deployment", _measure(bench, FLOOR, count, None)
     if not lifted:
         with peers.running(bench, ARGO) as argo:
             yield "Argo Rollouts", _measure(bench, ROLLOUT, count, argo.usage)
     with peers.running(bench, ARGO, ARGO_LIFTED) as argo:
         yield "Argo Rollouts, its limits lifted", _measure(bench, ROLLOUT, count, argo.usage)
-        yield "Argo Rollouts, its limits lifted, moves traffic", _measure(bench, ROUTED_ROLLOUT, count, argo.usage)
+        if lifted:
+            routed = _measure(bench, ROUTED_ROLLOUT, count, argo.usage)
+            yield "Argo Rollouts, its limits lifted, moves traffic", routed
     if lifted and first:
         with peers.running(bench, FLAGGER_CONTROLLER) as flagger:
             yield "Flagger", _measure(bench, CANARY, count, flagger.usage)
@@ -149,15 +155,28 @@ def _measure(bench: Bench, who: Contender, count: int, usage: Callable[[], Usage
             lambda name: [bench.kube.apply(each) for each in who.make(namespace, name)],
             names, watcher, who.is_created, "created",
         )  # fmt: skip
-        before = usage() if usage else NO_USAGE
+        before = _rest(usage) if usage else NO_USAGE
         kind, api_version, patch = who.change
         released = _time(
             lambda name: bench.kube.merge(kind, name, patch, namespace, api_version),
             names, watcher, who.is_released, "released",
         )  # fmt: skip
-        used = usage() - before if usage else None
+        used = _rest(usage) - before if usage else None
     each = Usage(used.requests / count, used.cpu / count, used.memory) if used else None
     return Run(created, released, each)
+
+
+def _rest(usage: Callable[[], Usage]) -> Usage:
+    """Return what was used when hardly anything is asked any more: events and the end of old pods are a part of it."""
+    before, deadline = usage(), time.monotonic() + TIMEOUT
+    while True:
+        time.sleep(REST_SECONDS)
+        now = usage()
+        if now.requests - before.requests <= REST_RATE * REST_SECONDS:
+            return before
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{now.requests - before.requests:.0f} requests in {REST_SECONDS:.0f} s, still")
+        before = now
 
 
 def _time(

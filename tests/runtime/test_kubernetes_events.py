@@ -10,12 +10,18 @@ from tests.fakes.api import FakeApi, unavailable
 from tests.fakes.world import FakeClock
 from tidegate.adapters import events as module
 from tidegate.adapters.events import KubernetesEvents
+from tidegate.errors import Ending
 
 ABOUT: dict[str, Any] = {
     "apiVersion": "tidegate.dev/v1alpha1",
     "kind": "Deployment",
     "metadata": {"name": "connect4", "namespace": "ns", "uid": "u1"},
 }
+
+
+def ending(*_: object) -> Exception:
+    """A fault: the namespace is being deleted."""
+    return Ending("NamespaceTerminating", "namespace ns is being terminated")
 
 
 class World:
@@ -72,6 +78,48 @@ async def test_repeats_are_counted_and_seldom_written() -> None:
     world.events.emit(ABOUT, "Waiting", "for the proxies")
     await world.write()
     assert len(world.stored) == 3
+
+
+async def test_namespace_that_is_being_deleted_is_left_alone_for_a_while() -> None:
+    """Its objects go one by one, and each would be told of all that used it."""
+    world = World()
+    world.api.fault = ending
+    for number in range(50):
+        world.events.emit(ABOUT, "ModelVersionDeleted", f"{number}")
+    await world.write()
+    assert len(world.api.requests) <= module.WRITERS
+    world.api.fault = None
+    elsewhere = ABOUT | {"metadata": ABOUT["metadata"] | {"namespace": "other"}}
+    world.events.emit(elsewhere, "Promoted", "here all is well")
+    await world.write()
+    assert [each["metadata"]["namespace"] for each in world.stored] == ["other"]
+    world.clock.advance(minutes=2)
+    world.events.emit(ABOUT, "Promoted", "a namespace of that name was made anew")
+    await world.write()
+    assert len(world.stored) == 2
+
+
+async def test_slow_answer_holds_up_no_other_event() -> None:
+    world = World()
+    slow, asked = asyncio.Event(), world.api.post
+
+    async def post(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        if body["note"] == "slow":
+            await slow.wait()
+        return await asked(path, body)
+
+    world.api.post = post  # type: ignore[method-assign]
+    for note in ("slow", "quick"):
+        world.events.emit(ABOUT, "Promoted", note)
+    task = asyncio.create_task(world.events.run())
+    async with asyncio.timeout(10):
+        while not world.stored:
+            await asyncio.sleep(0.001)
+    assert [each["note"] for each in world.stored] == ["quick"]
+    slow.set()
+    await world.events.flush(5)
+    task.cancel()
+    assert len(world.stored) == 2
 
 
 async def test_failure_loses_one_event_and_no_more() -> None:
