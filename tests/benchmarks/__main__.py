@@ -16,7 +16,9 @@ from tests.benchmarks.report import PAGE, Table, describe_machine, replace_secti
 from tests.e2e import artifacts
 
 ON_CLUSTER = {
-    module.NAME: module.measure for module in (cold_start, serving_latency, rollback, control_plane, releases, scale)
+    **{module.NAME: module.measure for module in (cold_start, serving_latency, rollback, control_plane, releases)},
+    releases.LIFTED: releases.measure_lifted,
+    scale.NAME: scale.measure,
 }
 NAMES = [*ON_CLUSTER, trainer.NAME]
 
