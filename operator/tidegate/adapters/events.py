@@ -32,21 +32,10 @@ object that used it, and refused each time."""
 logger = logging.getLogger("tidegate")
 
 
-@dataclass(frozen=True, slots=True)
-class Writing:
-    """One request that tells of an event."""
-
-    namespace: str
-    verb: str
-    path: str
-    body: Manifest
-
-
 @dataclass(slots=True)
 class Told:
     """An event that was told, perhaps several times."""
 
-    namespace: str
     path: str
     since: datetime
     written: datetime
@@ -61,10 +50,10 @@ class KubernetesEvents:
         self._api = api
         self._clock = clock
         self._instance = instance
-        self._pending: asyncio.Queue[Writing] = asyncio.Queue(PENDING)
+        self._pending: asyncio.Queue[tuple[str, str, Manifest]] = asyncio.Queue(PENDING)
         self._told: OrderedDict[str, Told] = OrderedDict()
         self._ending: dict[str, datetime] = {}
-        """When a namespace said last that it is being deleted."""
+        """When a namespace said last that it is being deleted, by the path of its events."""
 
     def emit(self, about: Manifest, reason: str, message: str, *, warning: bool = False) -> None:
         """Log, and queue an event."""
@@ -89,11 +78,12 @@ class KubernetesEvents:
 
     async def _write_all(self) -> None:
         while True:
-            writing = await self._pending.get()
+            verb, path, body = await self._pending.get()
             try:
-                await self._write(writing)
+                await self._write(verb, path, body)
             except TidegateError as error:
-                self._drop(writing, error)
+                telemetry.EVENTS_DROPPED.inc()
+                logger.debug("event dropped: %s", error)
             finally:
                 self._pending.task_done()
 
@@ -104,23 +94,22 @@ class KubernetesEvents:
         except TimeoutError:
             logger.debug("events left unwritten: %d", self._pending.qsize())
 
-    async def _write(self, writing: Writing) -> None:
-        if self._is_ending(writing.namespace):
-            telemetry.EVENTS_DROPPED.inc()
-        elif writing.verb == "POST":
-            await self._api.post(writing.path, writing.body)
+    async def _write(self, verb: str, path: str, body: Manifest) -> None:
+        if verb == "POST":
+            await self._create(path, body)
         else:
-            await self._api.patch(writing.path, writing.body, MERGE_PATCH)
+            await self._api.patch(path, body, MERGE_PATCH)
 
-    def _is_ending(self, namespace: str) -> bool:
-        since = self._ending.get(namespace)
-        return since is not None and self._clock.now() - since < ENDING_PAUSE
-
-    def _drop(self, writing: Writing, error: TidegateError) -> None:
-        telemetry.EVENTS_DROPPED.inc()
-        logger.debug("event dropped: %s", error)
-        if isinstance(error, Ending):
-            self._ending[writing.namespace] = self._clock.now()
+    async def _create(self, collection: str, event: Manifest) -> None:
+        since = self._ending.get(collection)
+        if since is not None and self._clock.now() - since < ENDING_PAUSE:
+            telemetry.EVENTS_DROPPED.inc()
+            return
+        try:
+            await self._api.post(collection, event)
+        except Ending:
+            self._ending[collection] = self._clock.now()
+            raise
 
     def _enqueue(self, about: Manifest, reason: str, note: str, warning: bool) -> None:
         now = self._clock.now()
@@ -134,15 +123,15 @@ class KubernetesEvents:
         collection = f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
         name = f"{metadata['name'][:200]}.{identity}{int(now.timestamp()):x}"
         event = self._build(about, reason, note, warning, now) | {"metadata": {"name": name, "namespace": namespace}}
-        self._pending.put_nowait(Writing(namespace, "POST", collection, event))
-        self._remember(identity, Told(namespace, f"{collection}/{name}", now, now))
+        self._pending.put_nowait(("POST", collection, event))
+        self._remember(identity, Told(f"{collection}/{name}", now, now))
 
     def _repeat(self, told: Told, now: datetime) -> None:
         told.count += 1
         if now - told.written >= REPEAT_PAUSE:
             told.written = now
             series = {"count": told.count, "lastObservedTime": _micro_time(now)}
-            self._pending.put_nowait(Writing(told.namespace, "PATCH", told.path, {"series": series}))
+            self._pending.put_nowait(("PATCH", told.path, {"series": series}))
 
     def _remember(self, identity: str, told: Told) -> None:
         self._told[identity] = told
